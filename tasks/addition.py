@@ -25,6 +25,7 @@ from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
 from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, check_span
 from toylab.tasks.by_size import sample_contents
+from toylab.tasks.enumeration import checked_length, mixed_digits, with_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +127,21 @@ class Addition:
 
     # Contents of rows -----------------------------------------------------------------------------------------------
 
+    @property
+    def sampled_lengths(self) -> range:
+        return range(self.span[0], self.span[1] + 1)
+
+    def count(self, length: int) -> int:
+        """Number of pairs of summands with `length` digits each, also for lengths outside `digits`."""
+        return self.base ** (2 * checked_length(length))
+
+    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+        """The rows with these numbers in lexicographic order of the digits; see `toylab.tasks.enumeration`."""
+        summands = mixed_digits(numbers, [self.base] * (2 * checked_length(length)))
+        return with_splits(self.batch(summands, np.full(len(summands), length)), summands)
+
     def space(self, number: int) -> int:
-        return self.base ** (2 * number)
+        return self.count(number)
 
     def contents(self, number: int) -> Int[np.ndarray, "content token"]:
         return np.array(list(itertools.product(range(self.base), repeat=2 * number)))

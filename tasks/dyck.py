@@ -23,6 +23,7 @@ from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
 from toylab.tasks.base import IGNORE, Batch, DeferredLinks, Split, cached_property, check_draw, check_span, decode
 from toylab.tasks.by_size import sample_contents
+from toylab.tasks.enumeration import as_int64, checked_length, nth_choice, with_splits, within
 
 BRACKETS = ("()", "[]", "{}", "<>")
 
@@ -126,8 +127,32 @@ class Dyck:
 
     # Contents of rows -----------------------------------------------------------------------------------------------
 
+    @property
+    def sampled_lengths(self) -> range:
+        return range(self.span[0], self.span[1] + 1)
+
+    def count(self, length: int) -> int:
+        """Number of texts of `length` pairs, also for lengths outside `pairs`."""
+        return _endings(checked_length(length), self.depth, self.kinds)[-1][0]
+
+    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+        """The texts with these numbers in lexicographic order; see `toylab.tasks.enumeration`."""
+        numbers, rows = within(numbers, self.count(length)), np.arange(len(numbers))
+        texts, depth = np.empty((len(rows), 2 * length), dtype=np.int64), np.zeros_like(rows)
+        stack = np.zeros((len(rows), self.depth + 2), dtype=np.int64)
+        endings = as_int64(_endings(length, self.depth, self.kinds))
+        for i in range(2 * length):
+            after = endings[2 * length - 1 - i]
+            opened, closed = after[depth + 1], after[depth - 1]  # at depth 0, of the last depth, which has no ending
+            kind, numbers = nth_choice(numbers, np.stack([*[opened] * self.kinds, closed], axis=1))
+            is_open = kind < self.kinds
+            texts[:, i] = np.where(is_open, kind, self.kinds + stack[rows, depth])
+            depth = depth + np.where(is_open, 1, -1)
+            stack[rows[is_open], depth[is_open]] = kind[is_open]
+        return with_splits(self.batch(texts, np.full(len(rows), length)), texts)
+
     def space(self, number: int) -> int:
-        return round(float(_completions(number, self.depth)[2 * number, 0])) * self.kinds**number
+        return self.count(number)
 
     def contents(self, number: int) -> Int[np.ndarray, "content token"]:
         texts: list[tuple[list[int], list[int]]] = [([], [])]  # with the kinds of the open brackets
@@ -180,6 +205,17 @@ def _open_probability(pairs: int, depth: int) -> Float[np.ndarray, "left depth"]
     probability[0, 0] = 1  # after the end, which is ignored, the depth stays within bounds
     probability.setflags(write=False)
     return probability
+
+
+@lru_cache(maxsize=64)
+def _endings(pairs: int, depth: int, kinds: int) -> tuple[tuple[int, ...], ...]:
+    """Number of ways to end a text, by tokens left and depth, one depth more than the largest; exact, unlike
+    `_completions`."""
+    ways = [(1, *[0] * (depth + 1))]
+    for _ in range(2 * pairs):
+        last = (0, *ways[-1])
+        ways.append((*(kinds * last[at + 2] + last[at] for at in range(depth + 1)), 0))
+    return tuple(ways)
 
 
 @lru_cache(maxsize=64)

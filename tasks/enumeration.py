@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -53,6 +53,23 @@ def mixed_digits(numbers: Int[np.ndarray, " batch"], bases: Sequence[int]) -> In
     for place in reversed(range(len(bases))):
         numbers, digits[:, place] = np.divmod(numbers, bases[place])
     return digits
+
+
+def nth_choice(
+    numbers: Int[np.ndarray, " batch"], ways: Int[np.ndarray, "batch choice"]
+) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
+    """The choice that each number falls into, where `ways` rows follow each choice, and its number among these rows."""
+    chosen, is_past = np.zeros_like(numbers), np.ones(len(numbers), dtype=bool)
+    for at_choice in ways.T:  # one by one, since cumulative sums of numbers near 2^63 overflow
+        is_past = is_past & (numbers >= at_choice)
+        numbers = np.where(is_past, numbers - at_choice, numbers)
+        chosen += is_past
+    return chosen, numbers
+
+
+def as_int64(ways: Sequence[Any]) -> Int[np.ndarray, "*shape"]:
+    """Numbers of rows as an array, with 2^63 - 1 in place of larger ones, which no number of a row reaches."""
+    return np.minimum(np.array(ways, dtype=object), 2**63 - 1).astype(np.int64)
 
 
 def distinct_items(digits: Int[np.ndarray, "batch digit"], items: int) -> Int[np.ndarray, "batch digit"]:

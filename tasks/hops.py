@@ -26,6 +26,7 @@ from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
 from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_draw, check_span, decode
 from toylab.tasks.by_size import sample_contents
+from toylab.tasks.enumeration import as_int64, checked_length, nth_choice, with_splits, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,58 @@ class MultiHopRecall:
         return {"pairs": len(prompt) // 2}
 
     # Contents of rows -----------------------------------------------------------------------------------------------
+
+    @property
+    def sampled_lengths(self) -> range:
+        return range(self.span[0], self.span[1] + 1)
+
+    def count(self, length: int) -> int:
+        """Number of rows of `length` pairs, in every order and with every query; 0 where hops or nodes allow none."""
+        return self.space(length) * length if self.hops < checked_length(length) <= self.nodes else 0
+
+    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+        """The rows with these numbers in lexicographic order; see `toylab.tasks.enumeration`.
+
+        The pairs so far form paths of nodes. In how many ways they can be continued depends only on how many pairs and
+        different nodes there are.
+        """
+        numbers, ranks = np.divmod(within(numbers, self.count(length)), length)
+        row, node = np.arange(len(numbers)), np.arange(self.nodes)
+        pairs = np.empty((len(row), 2 * length), dtype=np.int64)
+        start, end = np.tile(node, (2, len(row), 1))  # of the path that ends, or starts, at a node
+        is_first, is_second = np.zeros((2, len(row), self.nodes), dtype=np.int64)
+        for i in range(length):
+            is_new = 1 - (is_first | is_second)
+            seen = self.nodes - is_new.sum(axis=1, keepdims=True)
+            ways = as_int64([self._seconds(length, i, number) for number in range(self.nodes + 1)])[seen + is_new]
+            first, numbers = nth_choice(numbers, np.where(is_first, 0, ways))
+            pairs[:, 2 * i], is_first[row, first], is_new[row, first] = first, 1, 0
+            seen = self.nodes - is_new.sum(axis=1, keepdims=True)
+            ways = as_int64([self._pairs(length, i + 1, number) for number in range(self.nodes + 2)])[seen + is_new]
+            closes = node == start[row, first][:, None]
+            is_possible = closes if i == length - 1 else ~closes & (is_second == 0)
+            second, numbers = nth_choice(numbers, np.where(is_possible, ways, 0))
+            pairs[:, 2 * i + 1], is_second[row, second] = second, 1
+            first_of_path, last_of_path = start[row, first], end[row, second]
+            start[row, last_of_path], end[row, first_of_path] = first_of_path, last_of_path
+        asked = pairs[:, ::2].argsort(axis=1)[row, ranks]
+        return with_splits(self.batch(pairs, np.full(len(row), length), asked), pairs)
+
+    def _pairs(self, length: int, written: int, seen: int) -> int:
+        """Number of ways to write the other pairs after `written` pairs of `seen` nodes: as many paths and new nodes as
+        pairs are left form a cycle in (left - 1)! ways, and the pairs have left! orders."""
+        left = length - written
+        if not left or seen > length:
+            return int(seen == length)
+        new = math.comb(self.nodes - seen, length - seen)
+        return new * math.factorial(left - 1) * math.factorial(left)
+
+    def _seconds(self, length: int, written: int, seen: int) -> int:
+        """The same after the first node of another pair, with this node among those seen."""
+        if written == length - 1:
+            return int(seen == length)  # the pair closes the cycle
+        known, new = max(seen - written - 1, 0), self.nodes - seen
+        return sum(n * self._pairs(length, written + 1, seen + more) for more, n in enumerate((known, new)))
 
     def space(self, number: int) -> int:
         return math.perm(self.nodes, number) * math.factorial(number - 1)

@@ -11,7 +11,7 @@ interpretability" (arXiv 2301.05217).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +20,7 @@ from jaxtyping import Int
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
 from toylab.tasks.base import IGNORE, SPLITS, Batch, Split, cached_property, check_draw, content_hash, split_index
+from toylab.tasks.enumeration import mixed_digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,19 @@ class ModularAddition:
         split_index(split)
         return self.batch(_pairs(self.p, self.train_share, split))
 
+    @property
+    def sampled_lengths(self) -> range:
+        return range(2, 3)
+
+    def count(self, length: int) -> int:
+        """Number of ordered pairs, for a length of two numbers; the task has no others."""
+        return self.p**2 if length == 2 else 0
+
+    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+        """The rows with these numbers in lexicographic order; see `toylab.tasks.enumeration`."""
+        pairs = mixed_digits(numbers, [self.p, self.p] if self.count(length) else [0, 1])
+        return replace(self.batch(pairs), labels={"split": _splits(self.p, self.train_share)[tuple(pairs.T)]})
+
     def batch(self, pairs: Int[np.ndarray, "batch 2"]) -> Batch:
         """Build the batch of given pairs of summands."""
         rows = len(pairs)
@@ -121,3 +135,13 @@ def _pairs(p: int, train_share: float | int, split: Split) -> Int[np.ndarray, "p
     pairs = np.unique(np.concatenate([ranked[start:stop], ranked[start:stop, ::-1]]), axis=0)
     pairs.setflags(write=False)  # cached: shared by all callers
     return pairs
+
+
+@lru_cache(maxsize=64)
+def _splits(p: int, train_share: float | int) -> Int[np.ndarray, "number number"]:
+    """The split of every ordered pair, as an index into `SPLITS`."""
+    table = np.empty((p, p), dtype=np.int64)
+    for index, split in enumerate(SPLITS):
+        table[tuple(_pairs(p, train_share, split).T)] = index
+    table.setflags(write=False)
+    return table

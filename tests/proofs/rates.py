@@ -16,6 +16,8 @@ from toylab.studies.iteration_head.study import MODEL
 from toylab.survey import DEFAULT_MODEL
 from toylab.tasks import AssociativeRecall, ContextualCounting, Polynomial
 
+WHOLE = 2**9  # rows of a forward pass; whole rows are fastest in small batches
+
 
 @torch.inference_mode()
 def print_rates(title, model, task, length, rows):
@@ -26,9 +28,9 @@ def print_rates(title, model, task, length, rows):
     rates = dict.fromkeys(ways, 0.0)
     for _ in range(3):
         for name, (way, with_model) in ways.items():
-            begin = time.process_time()
-            for start in range(0, rows, BATCH):
-                way(with_model, task.enumerate(length, np.arange(start, start + BATCH)))
+            begin, batch = time.process_time(), WHOLE if way is whole_rows else BATCH
+            for start in range(0, rows, batch):
+                way(with_model, task.enumerate(length, np.arange(start, start + batch)))
             rates[name] = max(rates[name], rows / (time.process_time() - begin))
     print(
         title, *(f"{name}: {rate:,.0f} ({rate / rates['whole rows']:.2f})" for name, rate in rates.items()), sep="\n  "
@@ -40,7 +42,7 @@ if __name__ == "__main__":
     iteration, recall = Polynomial(), AssociativeRecall(pairs=3, keys=6, values=6)
     counting = ContextualCounting(length=(6, 12), regions=(1, 2))
     both_ways = EncoderDecoderConfig(encoder=replace(ENCODER, causal=False))
-    print_rates("iteration head, length 6", Transformer.for_task(iteration, MODEL), iteration, 6, 2**14)
-    print_rates("induction head, 3 pairs", Transformer.for_task(recall, DEFAULT_MODEL), recall, 3, 2**14)
-    print_rates("counting, causal", counting_model(counting, EncoderDecoderConfig()), counting, 12, 2**15)
-    print_rates("counting, bidirectional", counting_model(counting, both_ways), counting, 12, 2**15)
+    print_rates("iteration head, length 6", Transformer.for_task(iteration, MODEL), iteration, 6, 2**13)
+    print_rates("induction head, 3 pairs", Transformer.for_task(recall, DEFAULT_MODEL), recall, 3, 2**13)
+    print_rates("counting, causal", counting_model(counting, EncoderDecoderConfig()), counting, 12, 2**14)
+    print_rates("counting, bidirectional", counting_model(counting, both_ways), counting, 12, 2**14)

@@ -19,7 +19,7 @@ from toylab.probes import follow_links, shift_links
 from toylab.proofs import prove as module
 from toylab.proofs.properties import Agrees, Answers, Attends, Edited, IdealPattern, Opens, Outcome
 from toylab.proofs.routes import shared_prefixes
-from toylab.tasks import IGNORE, AssociativeRecall, ContextualCounting, Polynomial, Reasoning, TaskConcept, stream
+from toylab.tasks import IGNORE, AssociativeRecall, ContextualCounting, Dyck, Polynomial, Reasoning, TaskConcept, stream
 from toylab.tasks.base import split_of
 
 TASK = Polynomial(p=5, lengths=(1, 4))
@@ -165,6 +165,32 @@ def test_edits_keep_every_answer_or_turn_it_into_the_predicted_one():
     assert toylab.prove(PLANTED, TASK, Edited(edits=one_too_far), lengths=range(2, 5)).holds is False
 
 
+@dataclass(frozen=True)
+class MayFollow:
+    """Every predicted token may follow."""
+
+    task: Dyck
+
+    def __call__(self, model, batch):
+        decided = shared_prefixes(model, batch).argmax(dim=-1).numpy()
+        allowed = [
+            [token in self.task.solve(row[: at + 1]) for at, token in enumerate(tokens)]
+            for row, tokens in zip(batch.tokens.tolist(), decided.tolist(), strict=True)
+        ]
+        return Outcome(decided, np.array(allowed), np.full(len(batch), math.inf))
+
+
+def test_texts_are_proved_with_a_property_that_takes_every_token_that_may_follow():
+    task = Dyck(pairs=(1, 2), kinds=1)
+    model = Transformer.for_task(task, ModelConfig(width=8))
+    with torch.no_grad():
+        model.unembedding.weight.zero_()
+        model.ln_final.bias.fill_(1.0)
+        model.unembedding.weight[0] = 1.0  # always opens, which is wrong after two brackets
+    proof = toylab.prove(model, task, MayFollow(task))
+    assert (proof.rows, proof.total("holds")) == (3, 1)
+
+
 def test_two_models_or_two_routes_agree():
     assert toylab.prove(RANDOM, TASK, Agrees(route=shared_prefixes)).holds is True
     assert toylab.prove(RANDOM, TASK, Agrees(model=PLANTED)).holds is False
@@ -213,6 +239,7 @@ def test_a_property_may_be_any_function_of_a_batch():
     [
         ({"task": TaskConcept()}, "TaskConcept: has no numbering"),
         ({"task": ContextualCounting()}, "8802920448 rows, and numbers end"),
+        ({"task": Dyck(pairs=2)}, "several tokens may follow in a text of Dyck"),
         ({"lengths": ()}, "no row of these lengths"),
         ({"budget": -1}, "budget=-1"),
         ({"workers": 0}, "workers=0"),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import toylab
 from tests.examples import fewer
 from tests.model.small_transformers import SEEDS
 from toylab.model.config import ModelConfig
@@ -16,6 +17,7 @@ from toylab.model.layers import short_softmax
 from toylab.model.strategies import model_configs
 from toylab.model.transformer import Transformer
 from toylab.probes import watch
+from toylab.proofs import prefixes, properties
 from toylab.proofs.routes import (
     answers_due,
     proof_copy,
@@ -25,7 +27,18 @@ from toylab.proofs.routes import (
     token_states,
     whole_rows,
 )
-from toylab.tasks import IGNORE, AssociativeRecall, ContextualCounting, Parity, Polynomial, Reasoning
+from toylab.tasks import (
+    IGNORE,
+    Addition,
+    AssociativeRecall,
+    ContextualCounting,
+    Dyck,
+    ModularAddition,
+    MultiHopRecall,
+    Parity,
+    Polynomial,
+    Reasoning,
+)
 
 TASKS = (
     Polynomial(p=3, lengths=(1, 4)),
@@ -34,6 +47,10 @@ TASKS = (
     ContextualCounting(length=(4, 5), regions=(1, 2)),
     Reasoning(p=3, length=2, flag=True),
     AssociativeRecall(pairs=2, keys=3, values=2),
+    MultiHopRecall(hops=1, pairs=(2, 3), nodes=4, chain_of_thought=True),
+    ModularAddition(p=5),
+    Addition(digits=(1, 2), base=3),
+    Dyck(pairs=(1, 3)),
 )
 COUNTING = ContextualCounting(length=(4, 7), regions=(1, 2))
 
@@ -65,7 +82,50 @@ def test_a_shared_prefix_is_computed_once():
     with torch.no_grad(), watch(model, "embed", every_call=True) as cache:
         shared_prefixes(model, task.enumerate(4, np.arange(task.count(4))))
     rows = [tuple(x.shape[:2]) for x in cache["embed"]]
-    assert rows == [(1, 1), (2, 1), (4, 1), (8, 1), (16, 6)]  # task token, x_1, x_2, x_3; then x_4, EoI, four states
+    assert rows == [(1, 1), (2, 1), (4, 1), (8, 1)]  # task token, x_1, x_2, x_3; x_4, EoI and states come from tables
+
+
+@pytest.mark.parametrize("task", [Polynomial(p=5, lengths=4), Dyck(pairs=4), MultiHopRecall(pairs=3, nodes=4, hops=1)])
+def test_prefixes_of_other_sizes_and_answers_inside_prefixes_give_the_logits_of_whole_rows(task, monkeypatch):
+    monkeypatch.setattr(prefixes, "_ROWS", 30)  # several passes
+    (length,) = task.sampled_lengths
+    model = Transformer.for_task(task, ModelConfig(width=8, positions="learned"), 1).double()
+    numbers = np.arange(task.count(length))[3:-2]  # the first and last groups are not full
+    for rows in (numbers, numbers[::3], np.repeat(numbers[:9], 2)):
+        batch = task.enumerate(length, rows)
+        with torch.no_grad():
+            expected, logits = whole_rows(model, batch), shared_prefixes(model, batch)
+        torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [-1e4, 1e4])
+def test_scores_beyond_the_range_of_exp_take_whole_rows(scale):
+    task = Polynomial(p=3, lengths=4)
+    model = Transformer.for_task(task, ModelConfig(width=8, layers=1, heads=1))
+    with torch.no_grad():
+        attn = model.blocks[0].attn
+        attn.query.bias.fill_(1.0)
+        attn.key.bias.fill_(scale)
+    batch = task.enumerate(4, np.arange(task.count(4)))
+    tokens, scored = torch.from_numpy(batch.tokens), torch.arange(5, 10)
+    with torch.no_grad():
+        assert prefixes.prefix_logits(model, tokens, scored).isnan().any()
+        torch.testing.assert_close(shared_prefixes(model, batch), whole_rows(model, batch), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_decisions_are_those_of_whole_rows(seed, monkeypatch):
+    task = Polynomial(p=7, lengths=(1, 4))
+    model = Transformer.for_task(task, ModelConfig(width=16, heads=4, activation="silu"), seed)
+    with torch.no_grad():
+        model.unembedding.weight[task.end_of_sequence] *= 3  # answers that differ, some with small margins
+    fast = toylab.prove(model, task)
+    monkeypatch.setattr(properties, "route_of", lambda model: whole_rows)
+    slow = toylab.prove(model, task)
+    assert [block.digest for block in fast.blocks] == [block.digest for block in slow.blocks]
+    assert [replace(block, margin=None) for block in fast.blocks] == [replace(b, margin=None) for b in slow.blocks]
+    for one, other in zip(fast.blocks, slow.blocks, strict=True):
+        assert one.margin == pytest.approx(other.margin, rel=1e-2, abs=1e-5)
 
 
 def encoder_decoder(causal, layers, seed, **fields):

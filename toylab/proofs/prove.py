@@ -27,7 +27,7 @@ from toylab.runs.processes import ProcessPool
 from toylab.settings import check_range
 from toylab.tasks import SPLITS, EnumerableTask, Task, stream
 
-BATCH = 2**11
+BATCH = 2**12
 """Rows of a forward pass."""
 CLOSE_MARGIN = 1e-4
 """Margins below this are decided in float64."""
@@ -61,13 +61,18 @@ def prove(
         progress: title of a progress bar.
 
     Raises:
-        ToylabError: for a task without a numbering, or with more rows than can be numbered; for a certificate of
-            another model, task or property.
+        ToylabError: for a task without a numbering, or with more rows than can be numbered; for answers of a task
+            that is scored on texts; for a certificate of another model, task or property.
     """
     check_range(budget=budget, least=0)
     check_range(workers=workers, sample=sample, least=1)
     property, counts = property or Answers(), _counts(task, lengths)
     assert isinstance(task, EnumerableTask)  # checked by `_counts`
+    if isinstance(property, Answers) and getattr(task, "next_token", False):
+        raise ToylabError(
+            f"property=answers: several tokens may follow in a text of {type(task).__name__}, and the row has one of "
+            "them; give a property that takes all of them (see docs/prove.md)"
+        )
     model = proof_copy(model)
     header = header_of(model, task, property, counts)
     blocks = [] if out is None else read_certificate(out, header)

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from toylab.console import ToylabError
 from toylab.model.checkpoint import frozen_copy
 from toylab.model.encoder_decoder import EncoderDecoder
-from toylab.model.layers import Attention, KVCache, short_softmax
+from toylab.model.layers import Attention, short_softmax
 from toylab.model.token_counts import TokenCounts
 from toylab.model.transformer import Transformer
 from toylab.probes.hooks import has_hooks
+from toylab.proofs.prefixes import prefix_logits
 from toylab.tasks import IGNORE, NO_POSITION, Batch
 from toylab.training.batches import tokens_for
 
@@ -75,30 +76,10 @@ def whole_rows(model: nn.Module, batch: Batch) -> Float[Tensor, "batch answer to
 
 
 def shared_prefixes(model: Transformer, batch: Batch) -> Float[Tensor, "batch answer token"]:
-    """Logits of the answers, with every distinct prefix of consecutive rows computed once.
-
-    In a causal model, the activations at a position depend on the tokens up to it only. Rows in lexicographic order
-    that share a prefix are consecutive, so the distinct prefixes of each length form a tree: a position is computed
-    once per prefix and its keys and values are repeated for the prefixes that continue it. Where prefixes stop being
-    shared, the remaining positions are computed together.
-    """
-    tokens, scored = tokens_for(model, batch.tokens), torch.from_numpy(_scored(batch))
-    rows, width = tokens.shape
-    differs = (tokens[1:] != tokens[:-1]).cummax(dim=1).values  # from the row before, up to each position
-    distinct = (1 + differs.sum(dim=0)).tolist()
-    scored_from = int(scored[0]) if len(scored) else width
-    cache, parents = KVCache(), torch.zeros(rows, dtype=torch.long)
-    shared = min(next((at for at, number in enumerate(distinct) if number > rows // 2), width), scored_from)
-    for position in range(shared):
-        first = torch.cat([torch.ones(1, dtype=torch.bool), differs[:, position]])
-        branch = first.cumsum(dim=0) - 1  # the prefix of each row
-        starts = first.nonzero()[:, 0]
-        _branch_out(cache, parents[starts])
-        model(tokens[starts, position : position + 1], cache=cache)
-        parents = branch
-    _branch_out(cache, parents)
-    queries = (scored - shared).expand(rows, -1)
-    return model(tokens[:, shared:], queries=queries, cache=cache)
+    """Logits of the answers, with every distinct prefix of consecutive rows computed once; see
+    `toylab.proofs.prefixes`."""
+    logits = prefix_logits(model, tokens_for(model, batch.tokens), torch.from_numpy(_scored(batch)))
+    return whole_rows(model, batch) if bool(logits.isnan().any()) else logits
 
 
 def token_counts(model: EncoderDecoder, batch: Batch) -> Float[Tensor, "batch answer token"]:
@@ -135,12 +116,6 @@ def token_states(model: EncoderDecoder, batch: Batch) -> Float[Tensor, "batch an
     types, log_counts = (x.flatten(0, 1)[representative][None] for x in (one_hot.to(dtype), counts.to(dtype).log()))
     streams = model.encoder(tokens.flatten()[representative][None], token_counts=TokenCounts(types, log_counts))
     return model.decoder(streams[0][state])[:, : batch.labels["count"].shape[1]]
-
-
-def _branch_out(cache: KVCache, parents: Int[Tensor, " prefix"]) -> None:
-    """Repeat the keys and values of each prefix for the prefixes that continue it."""
-    if len(parents) and cache.length:
-        cache.layers = {at: (keys[parents], values[parents]) for at, (keys, values) in cache.layers.items()}
 
 
 def _scored(batch: Batch) -> Int[np.ndarray, " answer"]:
