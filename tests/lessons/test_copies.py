@@ -1,0 +1,168 @@
+"""Laws of the outlines of chapters, of copies with solutions, and of assignments in the format of otter-grader."""
+
+import copy
+import re
+
+import nbformat
+import pytest
+
+from tests.lessons.notebooks import NOTEBOOKS, answer, asked, cells, solution
+from toylab import lessons
+from toylab.console import ToylabError
+from toylab.lessons import EXERCISES, check
+from toylab.lessons.notebooks import as_otter, lesson_paths, questions, read_notebook, read_outline, with_solutions
+
+every_chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return read_notebook(path)["cells"]
+
+
+def test_the_lessons_are_all_notebooks():
+    assert lesson_paths() == NOTEBOOKS
+
+
+# Outlines ------------------------------------------------------------------------------------------------------------
+
+
+@every_chapter
+def test_a_chapter_has_goals_and_times_and_every_exercise_a_difficulty_and_a_reason(path):
+    outline = read_outline(read(path))
+    assert 3 <= len(outline.goals) <= 5
+    assert all(goal[0].isupper() and goal.rstrip().endswith(".") for goal in outline.goals)
+    opening = cells(path)[0].source
+    assert "**Learning goals**" in opening
+    assert "**Time** (estimate)" in opening
+    prose = "\n".join(cell.source for cell in cells(path) if cell.cell_type == "markdown")
+    assert len(outline.exercises) == prose.count("**Exercise")
+    for one in outline.exercises:
+        assert one.difficulty in ("Easy", "Medium", "Hard")
+        assert 3 <= one.minutes <= 30
+        assert re.fullmatch(r"Asked because .{20,}\.", one.reason), one
+    assert sum(one.minutes for one in outline.exercises) == outline.exercise_minutes < outline.minutes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("**Learning goals**", "**Goals**", "no learning goals"),
+        ("**Time** (estimate)", "**Time**", "no time"),
+        ("*Easy, ", "*Simple, ", "exercise='the carry link': has no difficulty"),
+        (" *Easy, 5 minutes (estimate).", "", "exercise='the carry link': has no difficulty"),
+    ],
+)
+def test_an_incomplete_chapter_is_refused(old, new, complaint):
+    changed = read(NOTEBOOKS[0])
+    (cell,) = (cell for cell in changed if old in cell["source"])
+    cell["source"] = cell["source"].replace(old, new)
+    with pytest.raises(ToylabError, match=re.escape(complaint)):
+        read_outline(changed)
+
+
+def test_a_check_without_a_solution_is_refused():
+    changed = read(NOTEBOOKS[0])
+    place = questions(changed)[0].place
+    changed[place + 1]["source"] = "no solution"
+    with pytest.raises(ToylabError, match=r"tour\.carry.* a solution in the one after"):
+        questions(changed)
+
+
+# Solutions -----------------------------------------------------------------------------------------------------------
+
+
+@every_chapter
+def test_solutions_change_the_exercises_and_the_folds_alone(path):
+    before, after = read(path), with_solutions(read_notebook(path))["cells"]
+    nbformat.validate(nbformat.from_dict(with_solutions(read_notebook(path))))
+    places = {question.place: question.name for question in questions(before)}
+    assert sorted(places.values()) == sorted(name for name in EXERCISES if asked(name)[0] == path)
+    for place, (old, new) in enumerate(zip(before, after, strict=True)):
+        if place not in places:
+            assert {**new, "source": new["source"].replace("<details open>", "<details>")} == old
+            assert "<details>" not in new["source"]
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_filled_cell_prints_what_the_copy_shows(name, capsys):
+    """The stub is gone, its imports and its call of `check` are kept."""
+    lessons._wrong_attempts.clear()
+    path, place, words = asked(name)
+    cell = with_solutions(read_notebook(path))["cells"][place]
+    source, call = cell["source"].rsplit("\n\n\n", 1)
+    assert call == f'check("{name}", {words})'
+    assert solution(path, place).strip() in source
+    assert not re.search(r"return \.\.\.", source)
+    check(name, answer(name, source))
+    assert capsys.readouterr().out == "".join(output["text"] for output in cell["outputs"])
+
+
+# Assignments ---------------------------------------------------------------------------------------------------------
+
+
+def blocks(master):
+    """A reader of otter's format: cells outside of questions, and of each question its settings and cells by block."""
+    assert master[0]["cell_type"] == "raw"
+    assert master[0]["source"].startswith("# ASSIGNMENT CONFIG\nname: ")
+    outside, asked_in_otter, stack = [], [], []
+    for cell in master[1:]:
+        if cell["cell_type"] != "raw":
+            (asked_in_otter[-1][stack[-1]] if stack else outside).append(cell)
+            continue
+        head, *settings = cell["source"].splitlines()
+        word, block = re.fullmatch(r"# (BEGIN|END) (QUESTION|PROMPT|SOLUTION|TESTS)", head).groups()
+        if word == "END":
+            assert stack.pop() == block
+        elif block == "QUESTION":
+            assert not stack
+            stack.append(block)
+            pairs = dict(line.split(": ") for line in settings)
+            asked_in_otter.append({"settings": pairs, **{b: [] for b in ("QUESTION", "PROMPT", "SOLUTION", "TESTS")}})
+        else:
+            assert stack == ["QUESTION"]
+            stack.append(block)
+    assert not stack
+    return outside, asked_in_otter
+
+
+@every_chapter
+def test_an_assignment_keeps_every_cell_and_has_the_exercises_as_questions(path, capsys):
+    notebook = read_notebook(path)
+    original = copy.deepcopy(notebook)
+    master = as_otter(notebook, path.stem, ["data.json"])
+    assert notebook == original
+    nbformat.validate(nbformat.from_dict(master))
+    assert len({cell["id"] for cell in master["cells"]}) == len(master["cells"])
+    assert master["cells"][0]["source"] == f"# ASSIGNMENT CONFIG\nname: {path.stem}\nfiles:\n- data.json"
+    outside, found = blocks(master["cells"])
+    exercises = questions(notebook["cells"])
+    taken = {place for one in exercises for place in (one.place - 1, one.place, one.place + 1)}
+    assert outside == [cell for place, cell in enumerate(notebook["cells"]) if place not in taken]
+    points = {"Easy": "1", "Medium": "2", "Hard": "3"}
+    for one, block in zip(exercises, found, strict=True):
+        (task,), (stub,), (filled,), (test,) = (block[name] for name in ("QUESTION", "PROMPT", "SOLUTION", "TESTS"))
+        assert task == notebook["cells"][one.place - 1]
+        assert stub["source"] == notebook["cells"][one.place]["source"]
+        (difficulty,) = re.findall(r"\*(Easy|Medium|Hard), ", task["source"])
+        assert block["settings"] == {"name": one.name.replace(".", "_"), "points": points[difficulty]}
+        source, call = filled["source"].split("\n\n\n", 1)
+        assert call.startswith(test["source"])
+        lessons._wrong_attempts.clear()
+        capsys.readouterr()
+        check(one.name, answer(one.name, source))
+        assert capsys.readouterr().out == "".join(output["text"] for output in test["outputs"])
+
+
+@every_chapter
+def test_a_student_sees_no_solution_of_a_question(path):
+    """`otter assign` removes the blocks of solutions."""
+    outside, found = blocks(as_otter(read_notebook(path), path.stem)["cells"])
+    seen = "\n".join(cell["source"] for cell in outside)
+    seen += "\n".join(
+        cell["source"] for one in found for block in ("QUESTION", "PROMPT", "TESTS") for cell in one[block]
+    )
+    for one in questions(read(path)):
+        body = [line for line in solution(path, one.place).splitlines() if line.startswith("    return")]
+        assert body
+        assert not [line for line in body if line in seen.splitlines()], one.name
+        assert not one.explanation or one.explanation[:60] not in seen
