@@ -73,8 +73,11 @@ def test_a_check_without_a_solution_is_refused():
 
 @every_chapter
 def test_solutions_change_the_exercises_and_the_folds_alone(path):
-    before, after = read(path), with_solutions(read_notebook(path))["cells"]
-    nbformat.validate(nbformat.from_dict(with_solutions(read_notebook(path))))
+    notebook, before = read_notebook(path), read(path)
+    filled = with_solutions(notebook)
+    nbformat.validate(nbformat.from_dict(filled))
+    after = filled["cells"]
+    assert notebook["cells"] == before
     places = {question.place: question.name for question in questions(before)}
     assert sorted(places.values()) == sorted(name for name in EXERCISES if asked(name)[0] == path)
     for place, (old, new) in enumerate(zip(before, after, strict=True)):
@@ -110,14 +113,14 @@ def blocks(master):
             (asked_in_otter[-1][stack[-1]] if stack else outside).append(cell)
             continue
         head, *settings = cell["source"].splitlines()
-        word, block = re.fullmatch(r"# (BEGIN|END) (QUESTION|PROMPT|SOLUTION|TESTS)", head).groups()
+        word, block = re.fullmatch(r"# (BEGIN|END) (QUESTION|SOLUTION|TESTS)", head).groups()
         if word == "END":
             assert stack.pop() == block
         elif block == "QUESTION":
             assert not stack
             stack.append(block)
             pairs = dict(line.split(": ") for line in settings)
-            asked_in_otter.append({"settings": pairs, **{b: [] for b in ("QUESTION", "PROMPT", "SOLUTION", "TESTS")}})
+            asked_in_otter.append({"settings": pairs, **{b: [] for b in ("QUESTION", "SOLUTION", "TESTS")}})
         else:
             assert stack == ["QUESTION"]
             stack.append(block)
@@ -137,32 +140,36 @@ def test_an_assignment_keeps_every_cell_and_has_the_exercises_as_questions(path,
     outside, found = blocks(master["cells"])
     exercises = questions(notebook["cells"])
     taken = {place for one in exercises for place in (one.place - 1, one.place, one.place + 1)}
-    assert outside == [cell for place, cell in enumerate(notebook["cells"]) if place not in taken]
+    after = {one.place + 1 for one in exercises}
+    kept = [
+        cell["source"].partition("</details>")[2].strip() if place in after else cell["source"]
+        for place, cell in enumerate(notebook["cells"])
+        if place in after or place not in taken
+    ]
+    assert [cell["source"] for cell in outside] == [*filter(None, kept)]
     points = {"Easy": "1", "Medium": "2", "Hard": "3"}
     for one, block in zip(exercises, found, strict=True):
-        (task,), (stub,), (filled,), (test,) = (block[name] for name in ("QUESTION", "PROMPT", "SOLUTION", "TESTS"))
+        (task,), (code,), (test,) = (block[name] for name in ("QUESTION", "SOLUTION", "TESTS"))
         assert task == notebook["cells"][one.place - 1]
-        assert stub["source"] == notebook["cells"][one.place]["source"]
         (difficulty,) = re.findall(r"\*(Easy|Medium|Hard), ", task["source"])
         assert block["settings"] == {"name": one.name.replace(".", "_"), "points": points[difficulty]}
-        source, call = filled["source"].split("\n\n\n", 1)
-        assert call.startswith(test["source"])
+        assert without_solution(code["source"]) == notebook["cells"][one.place]["source"]
+        assert "</" not in code["source"]  # of what follows the solution in its cell
         lessons._wrong_attempts.clear()
         capsys.readouterr()
-        check(one.name, answer(one.name, source))
+        check(one.name, answer(one.name, code["source"].replace(test["source"], "")))
         assert capsys.readouterr().out == "".join(output["text"] for output in test["outputs"])
 
 
-@every_chapter
-def test_a_student_sees_no_solution_of_a_question(path):
-    """`otter assign` removes the blocks of solutions."""
-    outside, found = blocks(as_otter(read_notebook(path), path.stem)["cells"])
-    seen = "\n".join(cell["source"] for cell in outside)
-    seen += "\n".join(
-        cell["source"] for one in found for block in ("QUESTION", "PROMPT", "TESTS") for cell in one[block]
-    )
-    for one in questions(read(path)):
-        body = [line for line in solution(path, one.place).splitlines() if line.startswith("    return")]
-        assert body
-        assert not [line for line in body if line in seen.splitlines()], one.name
-        assert not one.explanation or one.explanation[:60] not in seen
+def without_solution(source):
+    """What `otter assign` leaves of a code cell for students."""
+    kept, inside = [], False
+    for line in source.splitlines():
+        if line == "# BEGIN SOLUTION NO PROMPT":
+            inside = True
+        elif line == "# END SOLUTION":
+            inside = False
+        elif not inside and not line.endswith(("# BEGIN PROMPT", "# END PROMPT")):
+            kept.append(line)
+    assert not inside
+    return "\n".join(kept)

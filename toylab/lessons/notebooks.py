@@ -35,7 +35,7 @@ _GOALS = re.compile(r"^\*\*Learning goals\*\*\n\n((?:[-\d ].*\n)+)", re.MULTILIN
 _TIME = re.compile(r"^\*\*Time\*\* \(estimate\): (\d+) minutes, (\d+) of them for the exercises", re.MULTILINE)
 _EXERCISE = re.compile(r"\*\*Exercise(?:: ([^*]+))?\.\*\*(?: \*(\w+), (\d+) minutes \(estimate\)\. ([^*]+)\*)?")
 _CALL = re.compile(r"^check\(\"([\w.]+)\", \w+\)$", re.MULTILINE)
-_SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```(.*)</details>", re.DOTALL)
+_SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```(.*?)</details>", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,18 +141,15 @@ def questions(cells: Sequence[Cell]) -> list[Question]:
         announced, solved = _EXERCISE.search(task), _SOLUTION.search(solution)
         if announced is None or announced[2] not in POINTS or solved is None:
             raise ToylabError(f"exercise={call[1]!r}: needs a task in the cell before and a solution in the one after")
-        imports = [
-            ast.unparse(node)
-            for node in ast.parse(cell["source"]).body
-            if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
+        nodes = ast.parse(cell["source"]).body
+        imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
         found.append(
             Question(
                 name=call[1],
                 points=POINTS[announced[2]],
                 place=place,
                 stub=cell["source"],
-                filled="\n".join([*imports, solved[1].strip(), "", "", call[0]]),
+                filled="\n\n\n".join(filter(None, ["\n".join(imports), solved[1].strip(), call[0]])),
                 call=call[0],
                 explanation=solved[2].strip(),
             )
@@ -173,8 +170,9 @@ def with_solutions(notebook: Notebook) -> Notebook:
 def as_otter(notebook: Notebook, name: str, files: Sequence[str] = ()) -> Notebook:
     """The master notebook of an assignment in the format of otter-grader 4 to 7, for `otter assign`.
 
-    Each exercise with a check is a question: the task, the stub as its prompt, the solution, and one public test that
-    expects the words of `check` for a correct answer. All other cells are kept.
+    Each exercise with a check is a question: the task, one code cell with the stub as its prompt (a string, for Python)
+    and the solution, and one public test that expects what `check` prints for a correct answer. All other cells are
+    kept. `otter assign` removes outputs, the marks of the prompt, and the lines of the solution.
 
     Args:
         name: of the assignment.
@@ -190,18 +188,23 @@ def as_otter(notebook: Notebook, name: str, files: Sequence[str] = ()) -> Notebo
             master.append(copy.deepcopy(cell))
             continue
         question = by_place[place]
-        comment = textwrap.indent(textwrap.fill(question.explanation, 110), "# ")
-        parts = {
-            "question": (f"\nname: {question.name.replace('.', '_')}\npoints: {question.points}", cells[place - 1]),
-            "prompt": ("", _code(cell["id"] + "-stub", question.stub)),
-            "solution": ("", _code(cell["id"] + "-filled", "\n\n".join(filter(None, [question.filled, comment])))),
-            "tests": ("", _code(cell["id"] + "-test", question.call) | {"outputs": [_printed(question)]}),
-        }
-        for part, (config, inner) in parts.items():
-            begin = _raw(f"{cell['id']}-begin-{part}", f"# BEGIN {part.upper()}{config}")
-            end = _raw(f"{cell['id']}-end-{part}", f"# END {part.upper()}")
-            master += [begin, copy.deepcopy(inner), *([end] if part != "question" else [])]
-        master.append(_raw(f"{cell['id']}-end-question", "# END QUESTION"))
+        key, comment = cell["id"], textwrap.indent(textwrap.fill(question.explanation, 110), "# ")
+        prompt = f"r''' # BEGIN PROMPT\n{question.stub}\n''' # END PROMPT"
+        solution = f"# BEGIN SOLUTION NO PROMPT\n{question.filled}\n{comment}\n# END SOLUTION"
+        config = f"# BEGIN QUESTION\nname: {question.name.replace('.', '_')}\npoints: {question.points}"
+        master += [
+            _raw(f"{key}-question", config),
+            copy.deepcopy(cells[place - 1]),
+            _raw(f"{key}-begin", "# BEGIN SOLUTION"),
+            _code(key, f"{prompt}\n{solution}"),
+            _raw(f"{key}-end", "# END SOLUTION"),
+            _raw(f"{key}-tests", "# BEGIN TESTS"),
+            _code(f"{key}-test", question.call) | {"outputs": [_printed(question)]},
+            _raw(f"{key}-tested", "# END TESTS"),
+            _raw(f"{key}-done", "# END QUESTION"),
+        ]
+        if rest := _SOLUTION.sub("", cells[place + 1]["source"]).strip():
+            master.append({**cells[place + 1], "source": rest})
     return {**copy.deepcopy(notebook), "cells": master}
 
 
