@@ -1,15 +1,15 @@
 """Laws of the outlines of chapters, of copies with solutions, and of assignments in the format of otter-grader."""
 
+import ast
 import copy
 import re
 
 import nbformat
 import pytest
 
-from tests.lessons.notebooks import NOTEBOOKS, answer, asked, cells, solution
-from toylab import lessons
+from tests.lessons.notebooks import NOTEBOOKS, asked, cells, solution
 from toylab.console import ToylabError
-from toylab.lessons import EXERCISES, check
+from toylab.lessons import EXERCISES
 from toylab.lessons.notebooks import as_otter, lesson_paths, questions, read_notebook, read_outline, with_solutions
 
 every_chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -87,17 +87,15 @@ def test_solutions_change_the_exercises_and_the_folds_alone(path):
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-def test_a_filled_cell_prints_what_the_copy_shows(name, capsys):
-    """The stub is gone, its imports and its call of `check` are kept."""
-    lessons._wrong_attempts.clear()
+def test_a_filled_cell_is_the_solution_between_the_imports_and_the_check_of_its_stub(name):
+    """`test_lessons` runs every folded solution, and holds what is printed then."""
     path, place, words = asked(name)
     cell = with_solutions(read_notebook(path))["cells"][place]
-    source, call = cell["source"].rsplit("\n\n\n", 1)
-    assert call == f'check("{name}", {words})'
-    assert solution(path, place).strip() in source
-    assert not re.search(r"return \.\.\.", source)
-    check(name, answer(name, source))
-    assert capsys.readouterr().out == "".join(output["text"] for output in cell["outputs"])
+    stub, folded = (ast.parse(source).body for source in (cells(path)[place].source, solution(path, place)))
+    imports = [node for node in stub if isinstance(node, ast.Import | ast.ImportFrom)]
+    expected = ast.Module([*imports, *folded, *ast.parse(f'check("{name}", {words})').body], [])
+    assert ast.unparse(ast.parse(cell["source"])) == ast.unparse(expected)
+    assert [output["text"] for output in cell["outputs"]] == [f"{name}: right. {EXERCISES[name].right}\n"]
 
 
 # Assignments ---------------------------------------------------------------------------------------------------------
@@ -129,8 +127,9 @@ def blocks(master):
 
 
 @every_chapter
-def test_an_assignment_keeps_every_cell_and_has_the_exercises_as_questions(path, capsys):
+def test_an_assignment_keeps_every_cell_and_has_the_exercises_as_questions(path):
     notebook = read_notebook(path)
+    filled = with_solutions(notebook)["cells"]
     original = copy.deepcopy(notebook)
     master = as_otter(notebook, path.stem, ["data.json"])
     assert notebook == original
@@ -155,10 +154,10 @@ def test_an_assignment_keeps_every_cell_and_has_the_exercises_as_questions(path,
         assert block["settings"] == {"name": one.name.replace(".", "_"), "points": points[difficulty]}
         assert without_solution(code["source"]) == notebook["cells"][one.place]["source"]
         assert "</" not in code["source"]  # of what follows the solution in its cell
-        lessons._wrong_attempts.clear()
-        capsys.readouterr()
-        check(one.name, answer(one.name, code["source"].replace(test["source"], "")))
-        assert capsys.readouterr().out == "".join(output["text"] for output in test["outputs"])
+        assert f"\n{one.filled}\n" in code["source"]
+        ast.parse(code["source"])
+        assert test["source"] == one.call
+        assert test["outputs"] == filled[one.place]["outputs"]
 
 
 def without_solution(source):
