@@ -18,6 +18,7 @@ from toylab.tasks.base import (
     stream,
 )
 from toylab.tasks.check import BrokenLawsError, LawCase, LawFailure, check_cases, check_task, law_cases
+from toylab.tasks.concept_prompts import PromptsOfKind, count_texts
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.dyck import Dyck
 from toylab.tasks.enumeration import EnumerableTask
@@ -65,6 +66,7 @@ __all__ = [
     "Parity",
     "Polynomial",
     "Preferences",
+    "PromptsOfKind",
     "Reasoning",
     "Split",
     "Styles",
@@ -73,6 +75,7 @@ __all__ = [
     "WordProblem",
     "check_cases",
     "check_task",
+    "count_texts",
     "decode",
     "encode",
     "held_out",

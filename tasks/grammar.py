@@ -116,6 +116,14 @@ class ConceptGrammar:
         alternative = rng.integers(self.alternatives, size=symbols.shape)
         return self.triples[symbols, alternative].reshape(len(top), -1)
 
+    def texts(self, symbol: int, level: int = 0) -> Int[np.ndarray, "text letter"]:
+        """All texts of a symbol, given by its id on a level; by default of a top symbol."""
+        if level == len(self.children):
+            return self.triples[symbol]
+        first, second = (self.texts(child, level + 1) for child in self.children[level][symbol].tolist())
+        orders = [(first, second), (second, first)][: self.alternatives]
+        return np.concatenate([np.hstack([np.repeat(a, len(b), axis=0), np.tile(b, (len(a), 1))]) for a, b in orders])
+
     def parse(self, letters: Sequence[int]) -> list[str]:
         """Parse a text bottom-up into its top symbols.
 

@@ -226,7 +226,7 @@ class TaskConcept:
 
         if len(fill_split(prompts, np.full(rows, self.prompt), split, draw, _PATIENCE)):
             raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {_PATIENCE} rounds)")
-        return self._batch(prompts, top)
+        return self.as_batch(prompts, top)
 
     def _check(self, kind: Kind, single: float | int) -> None:
         check_option("kind", kind, KINDS)
@@ -293,7 +293,8 @@ class TaskConcept:
         after_first = np.minimum(table[first[:, None], prompts[:, self.text]], self.letters)  # NULL has the last column
         return table[second[:, None], after_first]
 
-    def _batch(self, prompts: Int[np.ndarray, "batch position"], top: Int[np.ndarray, "batch node"]) -> Batch:
+    def as_batch(self, prompts: Int[np.ndarray, "batch position"], top: Int[np.ndarray, "batch node"]) -> Batch:
+        """Prompts with their transforms, links and labels; `top` holds the top symbols of each text."""
         rows, start = len(prompts), self.prompt - 1
         answers = self.transform(prompts)
         tokens = np.concatenate([prompts, answers[:, :-1]], axis=1)

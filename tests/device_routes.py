@@ -39,6 +39,7 @@ from toylab.model.token_counts import count_tokens
 from toylab.model.transformer import Transformer
 from toylab.planted import disguise as grafts
 from toylab.planted.handwritten import contextual_counter, induction_head, iteration_head
+from toylab.probes import permutation_sensitivity
 from toylab.studies.contextual_counting import data as counting
 from toylab.studies.contextual_counting import measures as counting_circuits
 from toylab.studies.iteration_head import measures as interventions
@@ -192,7 +193,7 @@ def counts(place):
             counting_circuits.find_circuits(here, asked),
             counting_circuits.measure_shifts(here, asked, longer),
             counting_circuits.encoder_scores(here),
-            counting_circuits.permutation_gap(here, asked, np.random.default_rng(0)),
+            permutation_sensitivity(here, asked.tokens, np.random.default_rng(0), kept=0),
             counting_circuits.constant_accuracy(asked),
         ]
     return found

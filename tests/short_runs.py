@@ -2,7 +2,7 @@
 
 FEW_STEPS = {
     "iteration-head": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --transfer.steps 2 "
-    "--rows 4 --model.width 16 --model.hidden 16 --parts pairs",
+    "--rows 4 --model.width 16 --model.hidden 16 --exact-inputs 120 --parts pairs",
     "contextual-counting": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --train.warmup 1 --plain.steps 2 "
     "--plain.rows 4 --parts encodings circuits no-begin plain --rows 100 --task.length 12 24 "
     "--model.encoder.width 8 --encoder-hidden 8",

@@ -6,7 +6,7 @@ from collections import defaultdict
 from tests.test_layers import package, sources
 
 INTERFACES = {
-    "studies": {"Condition", "MODEL", "Part", "STUDY", "claims", "draw", "live"},
+    "studies": {"Condition", "MODEL", "Part", "STUDY", "claims", "draw", "edits", "exact_claims", "live"},
     "calibration": {"DETECTORS"},
     "bench": {"DONE"},
 }

@@ -91,6 +91,8 @@ def asks_no_network(text: str) -> None:
     # The scripts are ours, once each, and no other.
     scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
     panels = {id: names for id, names in DATA.items() if f'id="{id}"' in text}
+    if 'id="viewer-bars"' in text:
+        panels["viewer-data"] = ("bars.js",)
     ours = dict.fromkeys(["heatmap.js", *(name for names in panels.values() for name in names)]) if panels else []
     read = files("toylab.report").joinpath
     assert "".join(scripts).strip() == "\n".join(read(name).read_text(encoding="utf-8") for name in ours).strip()

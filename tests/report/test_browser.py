@@ -17,6 +17,7 @@ from matplotlib import image
 
 from tests.report.javascript import BROWSER
 from tests.report.pages import asks_no_network
+from toylab.report.bars import BarHistory
 from toylab.report.live import LivePanel
 from toylab.report.page import render_page
 from toylab.runs import scoreboard
@@ -60,6 +61,7 @@ def browse(
     panel: LivePanel | None = None,
     link: str = "#step=200",
     flags: tuple[str, ...] = (),
+    bars: BarHistory | None = None,
 ) -> dict:
     """What a script found on the page of a film or of a panel, and every error that the page made."""
     claim = Judgement(
@@ -72,7 +74,7 @@ def browse(
         seeds=tuple(range(6)),
         verdict="uninformative",
     )
-    shown = {"film": film()} if panel is None else {"live": panel}
+    shown = {"film": bars or film()} if panel is None else {"live": panel}
     text = render_page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", **shown)
     asks_no_network(text)
     before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
@@ -105,6 +107,29 @@ def browse(
     assert found["wrong"] == []
     assert found["title"] == "A study"
     return found
+
+
+def test_bars_follow_the_slider_and_the_training_and_play_unless_a_step_is_linked(tmp_path):
+    bars = BarHistory(
+        title="Bars", caption="What is shown.", names=["one", HOSTILE], unit="nats", steps=[0, 100, 200],
+        scenes={"first": [[0.0, 0.0], [1.0, -1.0], [3.0, -1.0]], "second": [[0.0, 4.0]] * 3},
+    )  # fmt: skip
+    script = """const width = (n) => Number(document.querySelectorAll(".bars rect")[n].getAttribute("width"));
+        found.last = [text("at"), width(0) / width(1), text("cell")];
+        move(1); found.middle = [text("at"), width(0) / width(1), location.hash];
+        set("scene", 1, "change"); found.second = [text("cell"), width(0)];"""
+    found = browse(tmp_path, script, bars=bars)
+    assert found["last"][:2] == ["200", pytest.approx(3)]
+    assert found["last"][2].startswith("Step 200: highest one 3.00")
+    assert found["middle"] == ["100", pytest.approx(1), "#step=100&scene=0"]
+    assert found["second"][1] == 0
+    assert "4.00" in found["second"][0]
+    played = browse(
+        tmp_path, "found.first = text('at'); await wait(1500); found.then = text('at');", link="", bars=bars
+    )
+    assert (played["first"], played["then"]) == ("0", "200")
+    still = browse(tmp_path, "found.at = text('at');", link="", bars=bars, flags=("--force-prefers-reduced-motion",))
+    assert still["at"] == "200"
 
 
 def test_the_slider_changes_the_pattern_the_step_and_the_curves(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture, typeset
+from toylab.report.bars import BarHistory
 from toylab.report.page import Picture, file_names, mathematics, pictures, require_measured
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import ControlJudgement, Verdict
@@ -43,6 +44,19 @@ def test_a_film_with_hostile_names_adds_its_own_two_scripts_and_no_other():
     held = json.loads(data)
     assert held["scenes"][0]["names"] == [HOSTILE]
     assert held["curves"] == {HOSTILE: [0.5]}
+
+
+def test_bars_with_hostile_names_are_data_of_their_own_script():
+    text = draw(
+        film=BarHistory(
+            title=HOSTILE, caption=HOSTILE, names=[HOSTILE], marked=[HOSTILE], unit=HOSTILE, steps=[0, 5],
+            scenes={HOSTILE: [[0.0], [1.5]]},
+        )
+    )  # fmt: skip
+    asks_no_network(text)
+    assert [tag for tag, _ in Page(text).elements if tag in ("script", "img")] == ["script", "script"]
+    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', text, flags=re.DOTALL)
+    assert json.loads(data)["scenes"] == {HOSTILE: [[0.0], [1.5]]}
 
 
 @settings(max_examples=15)

@@ -242,7 +242,7 @@ MEMBERS = {
     },
     "two to one": lambda t: {"bijections": np.where(t.bijections == 1, 0, t.bijections)},
     "second first": lambda t: {"transform": lambda p: TaskConcept.transform(t, p[:, [0, 2, 1, *range(3, t.prompt)]])},
-    "labels backwards": lambda t: {"_batch": lambda p, top: TaskConcept._batch(t, p, top[:, ::-1])},
+    "labels backwards": lambda t: {"as_batch": lambda p, top: TaskConcept.as_batch(t, p, top[:, ::-1])},
     "half is safe": lambda t: {"_unsafe": lambda ids, dose: TaskConcept._unsafe(t, ids, dose // t.nodes)},
     "never swapped": lambda t: {"preferences": lambda b: TaskConcept.preferences(t, all_safe(b))},
     "tuned on B1": lambda t: drawing(t, {"unsafe": "mismatched-text"}),

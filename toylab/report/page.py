@@ -8,7 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from importlib.resources import files
 from math import ceil, floor
@@ -18,6 +18,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from toylab.report.bars import BarHistory
 from toylab.report.canvas import to_svg, whole_figure
 from toylab.report.live import LivePanel, panel_record
 from toylab.training.attention_history import HistoryPage
@@ -102,7 +103,7 @@ def render_page(
     command: str,
     cost: str,
     seeds: str = "",
-    film: HistoryPage | None = None,
+    film: HistoryPage | BarHistory | None = None,
     live: LivePanel | None = None,
     costs: Mapping[str, float | int] | None = None,
     thresholds: Mapping[str, Threshold] | None = None,
@@ -114,7 +115,7 @@ def render_page(
         command: command that reruns it.
         cost: total cost, machine and date, in words.
         seeds: seeds with their purposes, in words.
-        film: attention history for the viewer, if any.
+        film: attention or bars through training for the viewer, if any.
         live: models that run in the page, if any.
         costs: CPU-seconds of every job the claim depends on, by claim id.
         thresholds: lower and upper threshold of the judged value, by claim id.
@@ -129,10 +130,11 @@ def render_page(
 
     drawn = list(map(_picture, names, pictures))
     panels = [
-        *([] if film is None else [_attention_viewer(film)]),
+        *([] if film is None else [_viewer(film)]),
         *([] if live is None else [_live_panel(live)]),
     ]
-    scripts = ["heatmap.js"] * bool(panels) + ["viewer.js"] * (film is not None)
+    viewer = "bars.js" if isinstance(film, BarHistory) else "viewer.js"
+    scripts = ["heatmap.js"] * bool(panels) + [viewer] * (film is not None)
     scripts += ["model.js", "live.js"] * (live is not None)
     return fill_template(
         "page.html",
@@ -171,8 +173,13 @@ def _read(name: str) -> str:
     return files("toylab.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _attention_viewer(film: HistoryPage) -> str:
-    """The attention-history viewer with its data."""
+def _viewer(film: HistoryPage | BarHistory) -> str:
+    """The viewer of a training with its data."""
+    if isinstance(film, BarHistory):
+        data = _script_data(asdict(film))
+        return Template(_read("bars.html")).substitute(
+            title=escape(film.title), caption=mathematics(film.caption), data=data
+        )
     data = {
         "steps": film.steps,
         "curves": film.curves,
@@ -276,13 +283,14 @@ def _claim(
     }
     fact_list = "".join(f"<dt>{name}</dt><dd>{mathematics(fact)}</dd>" for name, fact in facts.items() if fact)
     control = f"<p class=note>{mathematics(control_text(claim))}</p>" if claim.control else ""
+    exact = f'<p class=note title="{escape(claim.exact)}">exact</p>' if claim.exact else ""
     return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{claim_anchor(claim.id)}">
 <td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
 <td><p class=statement>{mathematics(claim.statement)}</p><p class=note>Criterion: {mathematics(claim.criterion)}</p>
 {control}{note}{figure_link}
 <details><summary>{escape(claim.id)}: seeds and all numbers</summary>
 <dl>{fact_list}{_details(claim.details)}</dl></details></td>
-<td class=measured>{escape(measured_in_words(claim))}{_gauge(claim, threshold)}</td></tr>"""
+<td class=measured>{escape(measured_in_words(claim))}{exact}{_gauge(claim, threshold)}</td></tr>"""
 
 
 def claim_anchor(id: str) -> str:

@@ -15,21 +15,22 @@
   const frame = () => Number(at("step").value);
   const head = () => at("head").value.split(".").map(Number);
   const pattern = toyPage.heatMap(at("pattern"), (query, key) => {
-    const { names } = scene();
-    at("cell").textContent =
-      `position ${query} (${names[query]}) attends to position ${key} (${names[key]}): ${weight(query, key).toFixed(3)}`;
+    const { names, queries } = scene();
+    const from = queries ? queries[query] : `position ${query} (${names[query]})`;
+    at("cell").textContent = `${from} attends to position ${key} (${names[key]}): ${weight(query, key).toFixed(3)}`;
   });
 
   function weight(query, key, at = frame()) {
-    const { shape: [, , , size], bytes } = scene();
+    const { shape: [, , , queries, keys], bytes } = scene();
     const [layer, number] = head();
-    return bytes[(((at * layers + layer) * heads + number) * size + query) * size + key] / 255;
+    return bytes[(((at * layers + layer) * heads + number) * queries + query) * keys + key] / 255;
   }
 
-  function build() { // with the links of the head's own job: those that it attends to at the end
-    const { names, links } = scene();
+  function build() { // with the links of the head's own job: those that it attends to at the end, if not known
+    const { names, queries, links } = scene();
     const attended = (pairs) => pairs.reduce((sum, [query, key]) => sum + weight(query, key, last), 0) / pairs.length;
-    pattern.build(names, names, Object.values(links).filter((pairs) => attended(pairs) > 0.5).flat());
+    const own = Object.values(links).filter((pairs) => queries || attended(pairs) > 0.5).flat();
+    pattern.build(queries ?? names, names, own);
     pattern.showLinks(at("links").checked);
   }
 

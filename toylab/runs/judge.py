@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from toylab.console import ToylabError, supports_colour
 from toylab.files import UnwritableError, refuse_links, write_text
+from toylab.report.bars import BarHistory
 from toylab.report.live import LivePanel
 from toylab.report.page import Picture, Threshold, file_names, render_page
 from toylab.runs import registry
@@ -43,7 +44,7 @@ class JudgedRun:
         date: start of the run.
         claims: judgements.
         pictures: figures.
-        film: attention history for the viewer of the page, if the study has one.
+        film: attention or bars through training for the viewer of the page, if the study has one.
         live: models that run in the page, if the study has a panel for them.
         thresholds: lower and upper threshold of the judged value, by claim id.
         costs: CPU-seconds of every job the claim depends on, by claim id.
@@ -62,7 +63,7 @@ class JudgedRun:
     date: str
     claims: Sequence[Judgement]
     pictures: Sequence[Picture]
-    film: HistoryPage | None
+    film: HistoryPage | BarHistory | None
     live: LivePanel | None
     thresholds: Mapping[str, Threshold]
     costs: Mapping[str, float | int]

@@ -75,7 +75,8 @@ class Study(Protocol):
     """A frozen dataclass of settings with the jobs of the study, a method to run one, and the claims to judge.
 
     Optional methods: `pictures(results, out)` returns a list of `toylab.report.page.Picture` and `film(results, out)`
-    a `toylab.training.attention_history.HistoryPage` or None, from results by condition and the files of the jobs.
+    a `toylab.training.attention_history.HistoryPage`, a `toylab.report.bars.BarHistory` or None, from results by
+    condition and the files of the jobs.
     For a study in a folder, `live(study, results, out)` in its `figures.py` returns a `toylab.report.live.LivePanel`.
     `shams()` returns, for each name of a sham, a dictionary from a replaced condition to the condition whose results
     replace it; `untrained()` returns the study without training (see `untrained_study`).

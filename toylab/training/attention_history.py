@@ -30,14 +30,18 @@ class RecordedSequence:
     Attributes:
         title: shown above the pattern.
         tokens: token ids.
-        names: token names.
+        names: token names, of the keys and, without `queries`, of the queries.
         links: for each link name, the (query, key) pairs along which an ideal algorithm attends.
+        points: hook points of the patterns, one per layer.
+        queries: names of the queries; if given, the links are those of the recorded attention.
     """
 
     title: str
     tokens: Int[Tensor, " position"]
     names: tuple[str, ...]
     links: Mapping[str, list[list[int]]]
+    points: str = "blocks.*.attn.pattern"
+    queries: tuple[str, ...] = ()
 
 
 class AttentionHistory:
@@ -61,13 +65,16 @@ class AttentionHistory:
         """Record the patterns of a step, replacing an earlier record of the same step."""
         self.frames[step] = []
         for scene in self.scenes:
-            with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as cache:
+            with evaluation_mode(model), watch(model, scene.points) as cache:
                 model(scene.tokens[None].to(device_of(model)))
             patterns = torch.stack([pattern[0] for pattern in cache.values()])
             self.frames[step].append((255 * patterns).round().to("cpu", torch.uint8))
         steps = sorted(self.frames)
         tensors = {f"scene {n}": torch.stack([self.frames[s][n] for s in steps]) for n in range(len(self.scenes))}
-        about = [{"title": s.title, "names": s.names, "links": dict(s.links)} for s in self.scenes]
+        about = [
+            {"title": s.title, "names": s.names, "links": dict(s.links)} | ({"queries": s.queries} if s.queries else {})
+            for s in self.scenes
+        ]
         write_tensors(self.path, tensors, {"steps": steps, "scenes": about})
 
 
@@ -78,7 +85,7 @@ class HistoryPage:
     Attributes:
         title, caption: texts of the figure.
         steps: optimiser step of each frame.
-        scenes: one entry per displayed sequence: title, token names and links.
+        scenes: one entry per displayed sequence: title, token names, links, and names of queries that differ from them.
         patterns: one array per scene: attention times 255, axes (frame, layer, head, query, key); lengths differ.
         curves: for each name, one value per frame.
         start: (layer, head) shown first.

@@ -129,6 +129,8 @@ class Claim:
         optional: conditions whose results are further arguments, None for seeds without them; if `conditions` is
             empty, every seed with a result in one of these is judged.
         measure: the quantity in words, with its unit.
+        exact: the inputs over which each seed's number is exact, such as "all 16,104 inputs of length 1 to 4"; empty if
+            inputs are sampled.
         quantity: maps the results of one seed (one per condition) to a number; None where it is undefined.
         criterion: the numbers that support the claim.
         statistic: "share" asks whether most seeds meet the criterion, "median" whether the median seed does.
@@ -154,6 +156,7 @@ class Claim:
     conditions: tuple[str, ...]
     optional: tuple[str, ...] = ()
     measure: str
+    exact: str = ""
     quantity: Callable[..., float | int | bool | None]
     criterion: Criterion
     statistic: Statistic = "median"
@@ -222,6 +225,7 @@ class Claim:
             place=self.place,
             statement=self.statement,
             criterion=self.criterion_text,
+            exact=self.exact,
             measured=_rounded(decision.measured),
             interval=_rounded_interval(decision),
             seeds=decision.seeds,

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from toylab.console import ToylabError, colour_verdict, markdown_table
 from toylab.files import read_record, write_record
-from toylab.settings import convert_value
+from toylab.settings import convert_value, later_field
 from toylab.verdicts.decision import FEWEST_SEEDS
 from toylab.verdicts.intervals import Interval
 
@@ -53,6 +53,7 @@ class Judgement:
         place: section of the paper that makes the claim, or "our question".
         statement: the claim in our words.
         criterion: the quantity and threshold that support the claim, in words.
+        exact: the inputs over which each seed's number is exact; empty if inputs are sampled.
         measured: the share of seeds that meet the criterion, or the median over seeds; None if not measured.
         interval: its exact interval over seeds; None for too few seeds.
         seeds: the judged seeds.
@@ -78,6 +79,7 @@ class Judgement:
     place: str
     statement: str
     criterion: str
+    exact: str = later_field("")
     measured: float | int | None
     interval: Interval | None
     seeds: tuple[int, ...]
@@ -229,6 +231,7 @@ def interval_in_words(claims: Iterable[Judgement]) -> str:
 def further_notes(claim: Judgement) -> dict[str, str]:
     """Non-empty remarks on a verdict by name: threshold source, paper's number, family, shams."""
     facts = {
+        "Exact for each seed, no input is sampled": claim.exact,
         "Threshold from": claim.origin,
         "The paper's number": claim.paper_number,
         "Also over the family": claim.family,

@@ -1,98 +1,17 @@
 """Every claim on a made-up world in which no two numbers are equal: what it measures, of what, and its criterion."""
 
 import math
-import random
 from dataclasses import replace
 from statistics import fmean, median
 
 import pytest
 
-from tests.studies.made_up import Between, check_claim, made_up, number
-from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.results import (
-    CLASSES,
-    CountingResult,
-    CountShift,
-    HandwrittenResult,
-    NamedRegion,
-    RegionCircuit,
-    UntrainedCounter,
-)
-from toylab.studies.contextual_counting.study import ContextualCountingStudy
+from tests.studies.contextual_counting.world import CAUSAL, CONSTANT, DECLARED, ENCODINGS, NAMES, SEEDS, WORLD
+from tests.studies.made_up import check_claim
+from toylab.studies.contextual_counting.results import CLASSES, CountShift
 from toylab.verdicts.claim import Conditions, judge_claims
 from toylab.verdicts.decision import Plan
 
-SEEDS = range(6)
-ENCODINGS = ("none", "rotary", "alibi", "learned", "sinusoidal")
-PARTS = ("encodings", "circuits", "no-begin", "plain", "ingredients")
-NAMES = tuple(ContextualCountingStudy(encodings=ENCODINGS, parts=PARTS).conditions())
-CAUSAL = tuple(name for name in NAMES if not name.endswith("bidirectional"))
-LONGEST = 64
-CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
-BIASES = (*CONSTANT, "zeros", "zeros", "zeros", "outside ones", "mixed")
-CIRCUITS = ("counter", "counter", "counter", "copy", "complement")
-
-
-def region(path: str, least: float) -> RegionCircuit:
-    """A label of a model, of which every class has another share and another accuracy when it is blocked."""
-    draw = random.Random(path)
-    bias = draw.choice(BIASES)
-    shares = {name: number(f"{path}.share.{name}", 0, 0.2) for name in CLASSES[1:]}
-    if bias != "mixed":
-        shares[bias] = number(f"{path}.share", 0.7, 0.9)
-    blocked = {name: number(f"{path}.without.{name}", 0.1, 0.6) for name in (*CLASSES, "own brackets", "all ones")}
-    if bias != "mixed":
-        blocked["the bias"] = number(f"{path}.without", 0, 0.4)
-    given = {"circuit": draw.choice(CIRCUITS), "bias": bias, "shares": shares, "blocked": blocked}
-    return made_up(RegionCircuit, path, given | {"k": Between(1, 60), "accuracy": Between(least, 1)})
-
-
-def shift(path: str) -> CountShift:
-    """The effect of a change, which laws predict more or less well."""
-    before, after = number(f"{path}.before", 0.8, 1.2), number(f"{path}.after", 0.6, 1.1)
-    near, nearer = number(f"{path}.near", 0.8, 1.2), number(f"{path}.nearer", 0.85, 1.15)
-    return CountShift(
-        accuracy=number(path), before=before, after=after, predicted=after * near, by_place=after * nearer
-    )
-
-
-def scores(path: str) -> list[list[float]]:
-    return [[number(f"{path}.{query}.{key}", -2, 2) for key in range(5)] for query in range(5)]
-
-
-def made(name: str, seed: int) -> CountingResult:
-    path = f"{name}.{seed}"
-    lost = name == "none" and seed == 4  # no region is solved
-    circuits = [region(f"{path}.region {k}", 0.85 if k else 0.91) for k in range(4)]
-    if lost:
-        circuits = [replace(one, accuracy=one.accuracy / 2) for one in circuits]
-    given = {
-        "accuracy": Between(0.7, 1.1),
-        "floor": Between(0.2, 0.3),
-        "circuits": circuits,
-        "shifts": {change: [shift(f"{path}.{change}.{k}") for k in range(4)] for change in ("16 zeros", "a region")},
-        "planes": [number(f"{path}.plane {k}", -1, 1) for k in range(6)],
-        "frequencies": [number(f"{path}.turn {k}", 0, 0.03) for k in range(6)],
-        "scores": scores(path),
-    }
-    found = made_up(CountingResult, path, given)
-    more = {"planes": [number(f"{path}.shuffled {k}", -1, 1) for k in range(6)], "scores": scores(f"{path}.shuffled")}
-    return replace(found, untrained=made_up(UntrainedCounter, f"{path}.untrained", given | more))
-
-
-def golden(seed: int) -> HandwrittenResult:
-    def named(bias: str, k: int) -> NamedRegion:
-        right = number(f"golden.{seed}.{bias}.{k}") < 0.9
-        told = {"begin": "begin", "bracket": "own ["}[bias] if right else "zeros"
-        return NamedRegion(circuit="counter", bias=told, k=number(f"{seed}.{bias}.{k}"), r2=1.0, blocked={})
-
-    regions = {bias: [named(bias, k) for k in range(4)] for bias in ("begin", "bracket")}
-    return HandwrittenResult(errors=seed // 4, asked=100 + seed, named=regions)
-
-
-WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in NAMES})
-WORLD["golden"] = {seed: golden(seed) for seed in SEEDS}
-DECLARED = claims(ENCODINGS, CAUSAL, LONGEST, PARTS, 32)
 JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
 
 
@@ -228,6 +147,20 @@ def begins(_, one) -> bool:
     return largest(one) == "begin"
 
 
+def held(name: str, question: str) -> list[float]:
+    """The share of a thousand inputs on which a property holds, by seed."""
+    return [getattr(WORLD[name][seed].exact, question).holds / 1000 for seed in SEEDS]
+
+
+def all_held(name: str, question: str) -> float:
+    return share(one == 1 for one in held(name, question))
+
+
+def exactly(name: str, question: str, other: str, of_other: str = "") -> tuple:
+    """A share of inputs, and the same of another condition or of another question."""
+    return "median >= 0.9", median(held(name, question)), median(held(other, of_other or question))
+
+
 PAIRS = [(one, f"{one}-bidirectional") for one in ENCODINGS]
 LEFT_OUT = (
     *("one-length", "one-number", "no-logit-scale", "default-head", "large-embeddings", "large-queries"),
@@ -246,6 +179,11 @@ EXPECTED = {
     "none-is-best": ("median > 0", least(*(leads("none", other) for other in ENCODINGS[1:])), None),
     "bidirectional-chance": ("median <= 0.02", from_floor("none-bidirectional"), from_floor("none")),
     "permutation-invariant": ("share < 1e-09", 0, 0),
+    "encoding-named": (
+        "median >= 0.9",
+        median(fmean(WORLD[n][seed].encoding == pair[0] for pair in PAIRS for n in pair) for seed in SEEDS),
+        1 / 5,
+    ),
     "bidirectional-rotary": ("median <= 0.05", from_floor("rotary-bidirectional"), from_floor("rotary")),
     "bidirectional-alibi": ("median <= 0.05", from_floor("alibi-bidirectional"), from_floor("alibi")),
     "bidirectional-learned": ("share < 0.9", unsolved("learned-bidirectional"), unsolved("none")),
@@ -318,17 +256,30 @@ EXPECTED = {
     "emerges-rotary": solves("no-auxiliary-rotary"),
     "emerges-slow-rotary": solves("no-auxiliary-slow-rotary"),
     "ingredients": ("median > 0.02", least(*(leads("none", name) for name in LEFT_OUT)), None),
+    "exact-bracketings": exactly("none", "bracketings", "none-bidirectional"),
+    "exact-bracketings-rotary": exactly("rotary", "bracketings", "none-bidirectional"),
+    "exact-short": exactly("none", "short", "none-bidirectional"),
+    "exact-own-ones": exactly("none", "own_ones", "none", "own_ones_untrained"),
+    "exact-one-fewer": exactly("none", "one_fewer", "none", "other_hidden"),
+    "exact-permutations": ("share >= 1", all_held("none-bidirectional", "permuted"), all_held("none", "permuted")),
+    "exact-mirror-alibi": ("share >= 1", all_held("alibi-bidirectional", "mirrored"), all_held("alibi", "mirrored")),
+    "exact-mirror-rotary": ("share >= 1", all_held("rotary-bidirectional", "mirrored"), all_held("rotary", "mirrored")),
 }  # fmt: skip
 """By claim: the statistic and the criterion, what is measured, and what the control scores."""
-SET_UP = {"golden", "golden-named", "bidirectional-chance", "permutation-invariant"}
+SET_UP = {
+    *("golden", "golden-named", "bidirectional-chance", "permutation-invariant", "encoding-named"),
+    *("exact-permutations", "exact-mirror-alibi"),
+}
 OWN = {
     *("ood-law", "ood-law-by-place", "encoder-mlp", "plain-encoder-mlp", "rotary-stopped", "cure", "cure-begin"),
-    *("emerges", "emerges-rotary", "emerges-slow-rotary", "ingredients"),
+    *("emerges", "emerges-rotary", "emerges-slow-rotary", "ingredients", "exact-bracketings"),
+    *("exact-bracketings-rotary", "exact-short", "exact-own-ones", "exact-one-fewer", "exact-mirror-rotary"),
 }
 ABSENCE = {
     *("bidirectional-chance", "permutation-invariant", "failure-rate", "count-needs-ones", "zeros-bias-falls"),
     *("encoder-mlp", "plain-encoder-mlp", "rotary-stopped", "cure"),
     *("bidirectional-rotary", "bidirectional-alibi", "bidirectional-learned"),
+    *("exact-permutations", "exact-mirror-alibi", "exact-mirror-rotary"),
 }
 
 
@@ -398,3 +349,12 @@ def test_runs_from_before_controls_were_measured_can_be_judged():
     for id in ("count-in-decoder", "count-curve", "region-probe", "reads-brackets", "rotary-in-disguise"):
         assert found[id].control.measured is None
         assert found[id].verdict == "undecided"
+
+
+def test_runs_from_before_all_inputs_were_decided_lack_these_verdicts_alone():
+    bare = {
+        name: {seed: replace(one, exact=None, encoding=None) for seed, one in WORLD[name].items()} for name in NAMES
+    }
+    found = {one.id: one for one in judge_claims(DECLARED, Conditions(WORLD | bare), Plan.of(SEEDS))}
+    missing = {id for id, one in found.items() if one.verdict == "not run"}
+    assert missing == {"encoding-named", *(claim.id for claim in DECLARED if claim.exact)}

@@ -170,11 +170,12 @@ def test_the_model_of_a_task_has_its_sizes():
 
 def test_learning_is_a_pure_function_of_its_settings_and_follows_every_region(tmp_path):
     config = TrainConfig(steps=12, rows=4, warmup=2, cooldown=0, evaluate_every=6)
-    before = torch.get_rng_state()
+    before, recorded = torch.get_rng_state(), []
     (one, training), (other, _) = (
-        learn_counting(TASK, SMALL, config, seed=3, auxiliary=0.5, rows=100, checkpoint=tmp_path / f"{n}.safetensors")
-        for n in (1, 2)
+        learn_counting(TASK, SMALL, config, 3, auxiliary=0.5, rows=100, checkpoint=tmp_path / name, record=record)
+        for name, record in (("plain", None), ("recorded", lambda *state: recorded.append(state)))
     )
+    assert [(model is other, step) for model, step in recorded] == [(True, 0), (True, 6), (True, 12)]
     assert torch.equal(torch.get_rng_state(), before)
     for name, weight in one.state_dict().items():
         assert torch.equal(other.state_dict()[name], weight), name

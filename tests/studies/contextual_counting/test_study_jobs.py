@@ -1,5 +1,6 @@
 """Laws of a job of the counting study: what it measures of a model that it finds, and how it has one trained."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from toylab.model.checkpoint import save_model
 from toylab.model.controls import with_shuffled_weights
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
-from toylab.probes import ProbeScore, fit_saturation, watch
+from toylab.probes import ProbeScore, fit_saturation, permutation_sensitivity, watch
 from toylab.runs.store import read_metrics, write_metrics
 from toylab.studies.contextual_counting import measures, study
 from toylab.studies.contextual_counting.data import count_accuracy, counting_model, for_model
@@ -142,13 +143,17 @@ def test_the_example_is_the_shortest_string_whose_emptiest_region_is_fullest(rot
 def test_a_model_without_positions_has_scores_and_if_it_looks_both_ways_a_permutation_gap(tmp_path):
     model, found = measured(tmp_path, "none")
     assert found.scores == measures.encoder_scores(model)
-    few = for_model(TASK, model, held_out(TASK, 0, 100).rows(0, 50))
-    assert found.permutation_gap == measures.permutation_gap(model, few, stream(0, "permutation")) > 1e-6
+    few = for_model(TASK, model, held_out(TASK, 0, 100).rows(0, 50)).tokens
+
+    def gap(model: EncoderDecoder, tokens: torch.Tensor) -> float:
+        return permutation_sensitivity(deepcopy(model).double(), tokens, stream(0, "permutation"), kept=0).largest
+
+    assert found.permutation_gap == gap(model, few) > 1e-6
     assert found.rotary is None
     assert found.untrained.scores == measures.encoder_scores(with_shuffled_weights(model, 0)) != found.scores
     (tmp_path / "both").mkdir()
     model, found = measured(tmp_path / "both", "none-bidirectional")
-    assert found.permutation_gap == measures.permutation_gap(model, few, stream(0, "permutation")) < 1e-9
+    assert found.permutation_gap == gap(model, few) < 1e-9
     assert found.scores == measures.encoder_scores(model)
 
 
@@ -260,7 +265,9 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
         return finding()
 
     monkeypatch.setattr(study, "measure_model", examine)
-    assert settings.run_job(job, tmp_path) == finding()
+    decided = settings.run_job(job, tmp_path)
+    assert (decided.exact is not None) == (given.pop("record") is not None) == (name == "none")
+    assert replace(decided, exact=None) == replace(finding(), exact=None)
     task, _, seed, rows, steps, solved_at = asked
     condition = settings.conditions()[name]
     shown = replace(TASK, begin=name != "plain-none-no-begin")

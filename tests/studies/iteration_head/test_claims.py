@@ -1,15 +1,22 @@
 """Every claim on a made-up world in which no two numbers are equal: what it measures, of what, and its criterion."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from statistics import median
 
 import pytest
 
 from tests.studies.made_up import Between, check_claim, made_up, number
+from toylab.proofs.exact import Exact
 from toylab.settings import as_json, convert_value
 from toylab.studies.iteration_head.claims import claims
-from toylab.studies.iteration_head.measures import Emergence, GuessAccuracy, IterationResult, PairsResult
+from toylab.studies.iteration_head.measures import (
+    Emergence,
+    ExactDecisions,
+    GuessAccuracy,
+    IterationResult,
+    PairsResult,
+)
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import Conditions, judge_claims
 from toylab.verdicts.decision import Plan
@@ -36,6 +43,12 @@ FROM_SCRATCH = {0: 1801, 1: None, 2: 2503, 3: 907, 4: 1102, 5: None}
 ORDERS = {0: (1, 2, 3), 1: (2, 1, 3), 2: (1, 3, 2), 3: (5, 5, 9), 4: (4, 7, 7), 5: (3, 1, 2)}
 
 
+def decided(path: str) -> Exact:
+    """On all 1,000 inputs, or on fewer."""
+    holds = min(1000, int(number(path, 400, 1400)))
+    return Exact(inputs=1000, holds=holds, margin=number(path), close=3, counterexample=path)
+
+
 def made(condition: str, seed: int) -> IterationResult:
     """What a job measures; every main model and every model of one length has learned its task."""
     found = made_up(
@@ -51,6 +64,7 @@ def made(condition: str, seed: int) -> IterationResult:
             "mass_by_symbol": {x: number(f"{condition}.{seed}.mass.{x}") for x in range(3)},
             "links": {},
             "patterns": [],
+            **{f"exact.{field.name}": decided for field in fields(ExactDecisions)},
         },
     )
     scratch = {"solved_at": FROM_SCRATCH[seed], "steps": 3000 + seed} if condition == "parity" else {}
@@ -74,7 +88,8 @@ WORLD = Conditions(
     {name: {seed: made(name, seed) for seed in SEEDS} for name in ACCURACY}
     | {f"pairs-{name}": {seed: tuned(name, seed) for seed in SEEDS} for name in MAPS}
 )
-DECLARED = claims(GUESS, PARITY, STEPS, "one-head", has_pairs=True)
+INPUTS = {"main": "all 12 inputs", "next": "all 34 inputs", "parity": "all 56 inputs"}
+DECLARED = claims(GUESS, PARITY, STEPS, "one-head", has_pairs=True, inputs=INPUTS)
 JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
 
 
@@ -142,6 +157,17 @@ def there_and_back() -> dict[int, int]:
     return steps
 
 
+def on_all(name: str, condition: str = "main") -> list[float]:
+    """Share of all inputs, by seed."""
+    found = [getattr(one.exact, name) for one in over(condition)]
+    return [one.holds / one.inputs for one in found]
+
+
+def every_input(name: str, condition: str = "main") -> float:
+    """Share of seeds of which a property holds on every input."""
+    return share([one == 1 for one in on_all(name, condition)])
+
+
 MAIN = over("main")
 EXPECTED = {
     "accuracy": ("share >= 0.99", share([a >= 0.99 for a in accuracies("main")]), 0.1234),
@@ -206,6 +232,16 @@ EXPECTED = {
         None,
     ),
     "emergence": ("share > 0", 3 / 6, None),
+    "exact-answers": ("share >= 1", every_input("answers"), every_input("random_weights")),
+    "exact-answers-fresh": ("share >= 1", every_input("answers", "fresh"), every_input("random_weights", "fresh")),
+    "exact-answers-parity": ("share >= 1", every_input("answers", "parity"), every_input("random_weights", "parity")),
+    "exact-cot-needed": ("median <= 0.18", median(on_all("answers", "no-chain")), median(on_all("answers"))),
+    "exact-attention": ("median >= 0.9", median(on_all("attends")), median(on_all("attends", "one-length"))),
+    "exact-ideal-pattern": ("median >= 0.99", median(on_all("ideal_pattern")), median(on_all("uniform"))),
+    "exact-ablate": (
+        "median <= 0.05", median(on_all("zero_ablated")), median(on_all("zero_ablated_on_inputs")),
+    ),
+    "exact-steer": ("median >= 0.99", median(on_all("steered")), median(on_all("steered_random_weights"))),
 }  # fmt: skip
 """By claim: the statistic and the criterion, what is measured, and what the control scores."""
 OWN = {
@@ -219,10 +255,13 @@ OWN = {
     "varied-lengths",
     "transfer-pairs",
     "transfer-reverse",
+    *(f"exact-{name}" for name in ("answers", "answers-fresh", "answers-parity", "cot-needed", "attention")),
+    *("exact-ideal-pattern", "exact-ablate", "exact-steer"),
 }
 ABSENCE = {
     *("ablate", "ablate-alone", "ablate-inputs", "ideal-pattern", "first-layer", "cot-needed"),
     *("cot-needed-parity", "depth", "varied-lengths", "symbol-zero"),
+    *("exact-cot-needed", "exact-ideal-pattern", "exact-ablate"),
 }
 
 
@@ -251,7 +290,8 @@ def test_only_seeds_that_learned_the_task_and_have_the_head_are_asked_what_it_ca
     world = Conditions(WORLD | {"main": WORLD["main"] | {0: changed}})
     found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
     of_head = {one.id for one in DECLARED if one.needs and one.needs[0].condition == "main"}
-    edited = EDITED | {"transfer", "transfer-scratch"}
+    exact = {"exact-attention", "exact-ideal-pattern", "exact-ablate", "exact-steer"}
+    edited = EDITED | exact | {"transfer", "transfer-scratch"}
     assert of_head == edited | {"invariance", "stop-rule", "symbol-zero", "emergence"}
     kept = {"all": of_head, "none": set(), "edited": edited, "others": of_head - edited}[asked]
     for id in of_head:
@@ -275,7 +315,9 @@ def test_without_an_earlier_head_nothing_is_said_of_the_first_layer():
 
 def test_thresholds_follow_from_what_guessing_gives_and_from_the_steps():
     def texts(**more) -> dict:
-        given = {"guess": GUESS, "parity_guess": PARITY, "steps": STEPS, "one_head": "main", "has_pairs": False}
+        given = {"guess": GUESS, "parity_guess": PARITY, "steps": STEPS, "one_head": "main", "has_pairs": False} | {
+            "inputs": INPUTS
+        }
         return {one.id: one for one in claims(**given | more)}
 
     assert str(texts(steps=900)["transfer"].criterion) == "<= 300"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.studies.iteration_head.study import IterationHeadStudy, guess_accuracy
+from toylab.studies.iteration_head.exact import guess_accuracy
+from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import IGNORE, Polynomial, stream
 
 

@@ -28,6 +28,7 @@ from toylab.training.batches import ScoredBatch, epoch_batches, pack, pad, train
 from toylab.training.loop import TrainConfig, Training
 
 STUDY = IterationHeadStudy(
+    exact_inputs=100,
     task=TASK,
     model=ModelConfig(heads=1, width=8, hidden=8),
     transfer=TrainConfig(steps=2, rows=2, warmup=0, cooldown=0, evaluate_every=1, learning_rate=1e-3),
@@ -168,7 +169,7 @@ def test_an_arm_is_trained_by_its_settings_and_followed_on_validation_inputs(tra
     assert trained["config"] == condition.train
     for name, weight in fresh_model.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
-    followed = held_out(wide, [4, 8, 12, 16], 4, "validation", seed=3)
+    followed = held_out(wide, range(4, 17), 16 // 13, "validation", seed=3)
     assert trained["evaluate"](model) == evaluate.evaluation_metrics(model, followed)
     trained["record"](model, 5)
     again, _ = STUDY.train_condition(condition, 3, tmp_path)  # which finds the model
@@ -185,7 +186,7 @@ def test_an_arm_is_trained_by_its_settings_and_followed_on_validation_inputs(tra
 def test_fine_tuning_goes_on_from_the_model_on_parity_and_measures_that(trained, blurred, tmp_path):
     found = measured(tmp_path, "one-length", blurred)
     parity = Parity(lengths=TASK.lengths, alphabet=5)
-    test, followed = held_out(parity, range(4, 7), 8), held_out(parity, range(4, 7), 4, "validation")
+    test, followed = held_out(parity, range(4, 7), 8), held_out(parity, range(4, 7), 16 // 3, "validation")
     assert trained["config"] == STUDY.transfer
     assert torch.equal(trained["model"].embedding.weight, blurred.embedding.weight)
     assert torch.equal(trained["batch_at"](1).tokens, training_batches(parity, 0, 2, pack)(1).tokens)

@@ -145,7 +145,7 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("base", {"clusters", "sensitivity", "pretraining"}),
+        ("base", {"clusters", "sensitivity", "pretraining", "exact"}),
         ("base-decay", set()),
         ("control", {"weights", "random", "clusters", "sensitivity", "nearness", "nearness_before", "released_sine"}),
         ("control-decay", {"weights", "random"}),

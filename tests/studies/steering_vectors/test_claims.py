@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from tests.studies.made_up import SEEDS, Given, Row, all_differ, by_key, check, made_up, number
+from tests.studies.steering_vectors.exact_rows import EXACT, EXACT_PATHS, EXACT_ROWS
 from toylab.studies.steering_vectors.data import AnswerShares
 from toylab.studies.steering_vectors.results import LayerCombination, Persistence
 from toylab.studies.steering_vectors.study import SteeringVectorsStudy
@@ -53,6 +54,7 @@ def given(name: str) -> Given:
         "rank": lambda path: Random(f"from {path}").choice([1, 1, 2, 20, 21, 21]),
         "bound": lambda path: number(path, 1, 7),
     }  # fmt: skip
+    every |= EXACT | (EXACT_PATHS if name == "paths" else {})
     if name.startswith("vector-learned"):
         del every["vector"]
     return every
@@ -343,6 +345,9 @@ ROWS = {
     ),
     "logit-bias": Row(lambda s: s["baselines"].logit_bias.accuracy[1] - s["baselines"].steered, "> 0"),
 }
+
+
+ROWS |= EXACT_ROWS
 
 
 def test_every_claim_measures_on_the_made_up_world_what_plain_loops_find():

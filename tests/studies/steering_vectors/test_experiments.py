@@ -32,7 +32,7 @@ from tests.studies.steering_vectors.worlds import LAYERS, SEP, WIDTH, alike, dra
 from toylab.model.layers import torch_stream
 from toylab.model.steering import Scaled, Steered, load_steering, pre_flight, rms_normed, steer
 from toylab.studies.steering_vectors import bases, experiments, measures
-from toylab.studies.steering_vectors.data import READOUT_SEED, readout_rows
+from toylab.studies.steering_vectors.data import READOUT_SEED, readout_rows, weight_distance
 from toylab.studies.steering_vectors.results import (
     AdaptiveResult,
     FlagResult,
@@ -231,7 +231,7 @@ def test_the_distance_of_weights_is_over_the_length_of_the_first_model():
     with torch.no_grad():
         other.embedding.weight[2, 3] += 3
         other.blocks[1].mlp.up.bias[0] -= 4
-    assert experiments._distance(one, other) == round(5 / total, 4)
-    assert experiments._distance(one, one) == 0
+    assert weight_distance(one, other) == round(5 / total, 4)
+    assert weight_distance(one, one) == 0
     assert experiments._cosine(torch.tensor([3.0, 0]), torch.tensor([-5.0, 5])) == round(-math.sqrt(0.5), 4)
     assert experiments._cosine(numbers(0, 5), 2 * numbers(0, 5)) == 1

@@ -72,9 +72,19 @@ def trainings() -> Iterator[list[Asked]]:
     asked = []
 
     def train(
-        model: nn.Module, loss: Any, batch_at: Any, config: TrainConfig, evaluate: Any = None, checkpoint: Any = None
+        model: nn.Module,
+        loss: Any,
+        batch_at: Any,
+        config: TrainConfig,
+        evaluate: Any = None,
+        checkpoint: Any = None,
+        record: Any = None,
     ) -> Training:
+        if record is not None:
+            record(model, 0)
         plant(model, len(asked))
+        if record is not None:
+            record(model, config.steps)
         asked.append(Asked(model, loss, batch_at, config, evaluate, checkpoint))
         return Training(history=[{"step": len(asked) - 1}])
 

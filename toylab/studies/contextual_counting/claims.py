@@ -13,7 +13,7 @@ from typing import Any
 from toylab.studies.contextual_counting import pooled
 from toylab.studies.contextual_counting.claims_circuits import circuit_claims, details_by_condition, without_keys
 from toylab.studies.contextual_counting.results import COUNTED, OWN_BRACKETS, SLACK, SOLVED, CountingResult
-from toylab.verdicts.claim import Claim, ClaimDetail, Control
+from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control
 from toylab.verdicts.criterion import above, at_least, at_most, below
 
 ANY_LEAD = "the smallest effect of interest: any lead"
@@ -144,6 +144,23 @@ def claims(
             control=Control("a causal encoder", ("none",), lambda none: none.permutation_gap),
             details={"change": ClaimDetail("none-bidirectional", "permutation_gap")},
         ),
+        Claim(
+            id="encoding-named",
+            kind="set-up",
+            place="our check of the probes",
+            statement="The probe of positions names the encoding of every trained encoder.",
+            conditions=pairs,
+            measure="share of encoders, causal and bidirectional, whose encoding is named correctly",
+            quantity=partial(_share_named, pairs),
+            criterion=at_least(0.9),
+            origin="one error in ten encoders",
+            control=Control("one name for all encoders", (), lambda: 1 / len(encodings)),
+            details={
+                "named": partial(
+                    Conditions.by_condition, names=pairs, number=lambda models: [m.encoding for m in models]
+                )
+            },
+        ),
         *_bidirectional_claims(encodings, longest, width),
         plain(
             id="failure-rate",
@@ -257,6 +274,14 @@ def _bidirectional_claims(encodings: Sequence[str], longest: int, width: int) ->
 def _above_floor(model: CountingResult) -> float:
     """Absolute difference of mean accuracy and the best constant answer."""
     return abs(model.mean_accuracy - model.floor)
+
+
+def _share_named(conditions: Sequence[str], *models: CountingResult) -> float | None:
+    """The share of models whose encoding is named as in their condition; None for runs of an older version."""
+    if any(model.encoding is None for model in models):
+        return None
+    trained = [name.removesuffix("-bidirectional") for name in conditions]
+    return sum(model.encoding == name for model, name in zip(models, trained, strict=True)) / len(models)
 
 
 def _solves(id: str, name: str, **texts: Any) -> Claim:

@@ -233,6 +233,7 @@ def learn_counting(
     rows: int = 250,
     checkpoint: Path | str | None = None,
     progress: str | None = None,
+    record: Callable[[nn.Module, int], None] | None = None,
 ) -> tuple[EncoderDecoder, Training]:
     """Train a model on contextual counting.
 
@@ -241,6 +242,7 @@ def learn_counting(
         growth: share of steps of the length curriculum; 0 trains on all lengths from the start.
         rows: number of validation strings, of the largest size, for the accuracy per region and on average.
         checkpoint, progress: as in `toylab.training.loop.train`.
+        record: as there, called with the model without the classifier of the auxiliary loss.
     """
     model = counting_model(task, config, seed)
     validation = for_model(task, model, held_out(task, seed, rows, "validation", **task.largest))
@@ -259,7 +261,14 @@ def learn_counting(
     )
     trained_model = RegionTeacher(model, seed) if auxiliary else model
     return model, train(
-        trained_model, count_loss, batches, training, evaluate=evaluate, checkpoint=checkpoint, progress=progress
+        trained_model,
+        count_loss,
+        batches,
+        training,
+        evaluate=evaluate,
+        checkpoint=checkpoint,
+        progress=progress,
+        record=None if record is None else lambda _, step: record(model, step),
     )
 
 

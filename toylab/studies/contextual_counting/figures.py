@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 
 from toylab.report import canvas, figures
 from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import metric_curves, models_of_condition
+from toylab.runs.store import metric_curves, models_of_condition, read_metrics
+from toylab.runs.study import Job
 from toylab.studies.contextual_counting import results as counting
 from toylab.studies.contextual_counting.results import CountingResult, RegionCircuit
-from toylab.tasks import decode, held_out
+from toylab.tasks import ContextualCounting, decode, held_out
+from toylab.tasks.bracketed import CLOSE, ONE, OPEN
+from toylab.training.attention_history import HistoryPage, RecordedSequence, read_history
 from toylab.verdicts.claim import Conditions
 
 ENCODING_TITLES = {"none": "no positions", "alibi": "ALiBi"}
 """Titles of encodings that differ from their names."""
+COUNTING_FILM = "film.safetensors"
+"""File of the attention history in the folder of a job without positions."""
 ONE_REGION = "one region of one seed"
 
 
@@ -35,6 +42,55 @@ def draw(models: Conditions, out: Path, encodings: Sequence[str], causal: Sequen
         (_draw_plateaus, models, out),
         (_draw_planes, models["rotary"], longest),
     )
+
+
+def recorded_string(task: ContextualCounting, seed: int) -> list[RecordedSequence]:
+    """A held-out string of the shortest length with many different counts, for the attention history of the encoder and
+    of the decoder."""
+    batch = held_out(task, seed, 64, **dict(task.largest, length=task.min_length))
+    counts = batch.labels["count"][:, : task.most]
+    row = int(np.argmax([len({*row} - {0}) for row in counts.tolist()]))
+    tokens = batch.tokens[row, : int(task.begin) + task.min_length]
+    names, region = tuple(decode(task, tokens.tolist())), batch.labels["region"][row]
+    ones = [[int(region[at]) - 1, at] for at in np.flatnonzero(tokens == ONE).tolist() if region[at]]
+    brackets = [[at, key] for _, at in ones for key in range(at) if tokens[key] in (OPEN, CLOSE)]
+    labels = tuple(f"region {k + 1}, n = {count}" for k, count in enumerate(counts[row].tolist()))
+    text = torch.from_numpy(tokens)
+    return [
+        RecordedSequence(
+            "encoder", text, names, {"preceding brackets": brackets}, "encoder.blocks.*.attn.pattern", names
+        ),
+        RecordedSequence("decoder", text, names, {"counted ones": ones}, "decoder.cross.pattern", labels),
+    ]
+
+
+def counting_history(results: Conditions, out: Path) -> HistoryPage | None:
+    """The attention history of the best model without positions; None without one."""
+    if not results["none"]:
+        return None
+    seed = max(results["none"], key=lambda s: results["none"][s].mean_accuracy)
+    folder = Job("none", seed).folder(out)
+    if not (folder / COUNTING_FILM).exists():  # from an older version
+        return None
+    page = read_history(
+        folder / COUNTING_FILM,
+        "Watch it form",
+        f"Attention on a held-out string at every evaluation during training of seed {seed}; dark cells have high "
+        "attention. Red squares: the counted ones of each region (decoder), the preceding brackets (encoder). As the "
+        "circuit forms, the attention of a region on its n ones approaches n / (n + K).",
+        read_metrics(folder / "metrics.jsonl"),
+        {"accuracy": "accuracy"},
+    )
+    decoder, weights = page.scenes[-1], page.patterns[-1][:, 0, 0].double() / 255
+    mass = torch.zeros(weights.shape[:2], dtype=torch.double)
+    for label, key in decoder["links"]["counted ones"]:
+        mass[:, label] += weights[:, label, key]
+    curves = {
+        f"attention on own ones, {name}": mass[:, k].tolist()
+        for k, name in enumerate(decoder["queries"])
+        if any(label == k for label, _ in decoder["links"]["counted ones"])
+    }
+    return replace(page, curves=page.curves | curves)
 
 
 def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -29,6 +28,7 @@ from toylab.probes import (
     mass_by_class,
     name_bias,
     name_circuit,
+    name_encoding,
     rotary_planes,
     score_table,
     slope_through_origin,
@@ -61,6 +61,7 @@ from toylab.studies.contextual_counting.results import (
 from toylab.tasks import IGNORE, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab.training.batches import likeliest
+from toylab.training.modes import evaluation_mode
 
 
 def key_classes(strings: StringBatch) -> dict[str, Bool[Tensor, "batch label key"]]:
@@ -343,10 +344,7 @@ def _accuracy_with_stopped_planes(
     return count_accuracy(stopped_model, strings)
 
 
-def permutation_gap(model: EncoderDecoder, strings: StringBatch, rng: np.random.Generator) -> float:
-    """The largest change of a logit under a random permutation of the tokens of each string, in float64."""
-    exact = deepcopy(model).double()
-    order = torch.from_numpy(rng.permuted(np.tile(np.arange(strings.tokens.shape[1]), (len(strings), 1)), axis=1))
-    permuted = strings.tokens.gather(1, order.to(strings.tokens.device))
-    with torch.no_grad():
-        return (exact(strings.tokens) - exact(permuted)).abs().max().item()
+def named_encoding(model: EncoderDecoder, strings: StringBatch, seed: int) -> str:
+    """The positional encoding that the encoder behaves like, of those of `toylab.probes.positions`."""
+    with evaluation_mode(model):
+        return name_encoding(model.encoder, strings.tokens, stream(seed, "named encoding")).encoding

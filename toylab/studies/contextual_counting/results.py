@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from toylab.probes import ClassReadout, ProbeScore, Saturation
+from toylab.settings import later_field
+from toylab.studies.contextual_counting.exact import ExactCounting
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 from toylab.verdicts.judgement import measured
 
@@ -251,6 +253,10 @@ class CountingResult:
     rotary: RotaryProfile | None = None
     untrained: UntrainedCounter | None = None
     """Control on random weights and uniform attention."""
+    exact: ExactCounting | None = later_field(None)
+    """Properties decided on all inputs of a family; the conditions that claims need."""
+    encoding: str | None = later_field(None)
+    """The positional encoding that the encoder behaves like, named from its activations."""
 
     @property
     def mean_accuracy(self) -> float:

@@ -6,8 +6,8 @@ Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transfo
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +16,17 @@ import torch
 from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
-from toylab.probes import watch
+from toylab.probes import permutation_sensitivity, watch
 from toylab.report.page import Picture
 from toylab.runs.store import round_floats, train_and_keep
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
+from toylab.studies.contextual_counting.claims_exact import exact_claims
 from toylab.studies.contextual_counting.data import count_accuracy, count_logits, for_model, learn_counting
-from toylab.studies.contextual_counting.figures import draw
+from toylab.studies.contextual_counting.exact import decide_on_all
+from toylab.studies.contextual_counting.figures import COUNTING_FILM, counting_history, draw, recorded_string
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
     SLACK,
@@ -36,7 +38,8 @@ from toylab.studies.contextual_counting.results import (
     OtherStrings,
 )
 from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
-from toylab.training.loop import TrainConfig, first_step
+from toylab.training.attention_history import AttentionHistory, HistoryPage
+from toylab.training.loop import TrainConfig, Training, first_step
 from toylab.verdicts.claim import Claim, Conditions
 
 Part = Literal["encodings", "circuits", "no-begin", "plain", "ingredients"]
@@ -197,16 +200,27 @@ class ContextualCountingStudy:
         if job.what is None:
             return measure_handwritten(self.task, self.rows, job.seed)
         condition = job.what
-        learn = partial(
-            learn_counting, condition.task, condition.model, condition.train, job.seed, rows=max(self.rows // 4, 100)
-        )
-        model, history = train_and_keep(
-            folder,
-            lambda checkpoint: learn(auxiliary=condition.auxiliary, growth=condition.growth, checkpoint=checkpoint),
-        )
+
+        def learn(checkpoint: Path) -> tuple[EncoderDecoder, Training]:
+            filmed = job.name == "none"
+            film = AttentionHistory(folder / COUNTING_FILM, recorded_string(self.task, job.seed)) if filmed else None
+            return learn_counting(
+                condition.task,
+                condition.model,
+                condition.train,
+                job.seed,
+                auxiliary=condition.auxiliary,
+                growth=condition.growth,
+                rows=max(self.rows // 4, 100),
+                checkpoint=checkpoint,
+                record=film and film.add,
+            )
+
+        model, history = train_and_keep(folder, learn)
         solved_at = first_step(history, "accuracy", SOLVED)
         task = replace(self.task, begin=condition.task.begin)
-        return measure_model(task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
+        result = measure_model(task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
+        return replace(result, exact=decide_on_all(job.name, self.task, model, job.seed))
 
     @property
     def causal(self) -> tuple[str, ...]:
@@ -215,11 +229,18 @@ class ContextualCountingStudy:
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
-        return claims(self.encodings, self.causal, self.task.max_length, self.parts, self.model.encoder.width)
+        return [
+            *claims(self.encodings, self.causal, self.task.max_length, self.parts, self.model.encoder.width),
+            *exact_claims(self.task, self.encodings),
+        ]
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from results and stored histories."""
         return draw(results, out, self.encodings, self.causal, self.task.max_length)
+
+    def film(self, results: Conditions, out: Path) -> HistoryPage | None:
+        """The attention history of the best model without positions, for the page."""
+        return counting_history(results, out)
 
 
 @dataclass(frozen=True)
@@ -266,9 +287,12 @@ def measure_model(
         example=_example(task, model, seed),
         readout=circuits.value_readout(model, strings, regions) if is_attention_only else None,
         scores=circuits.encoder_scores(model) if unordered else None,
-        permutation_gap=circuits.permutation_gap(
-            model, for_model(task, model, batch.rows(0, 50)), stream(seed, "permutation")
-        )
+        permutation_gap=permutation_sensitivity(
+            deepcopy(model).double(),
+            for_model(task, model, batch.rows(0, 50)).tokens,
+            stream(seed, "permutation"),
+            kept=0,
+        ).largest
         if unordered
         else None,
         # Slow planes rotate by less than one radian over a string.
@@ -280,6 +304,7 @@ def measure_model(
             if _positions_cover(model, task, changed)
         },
         elsewhere=_other_strings(task, model, seed, rows),
+        encoding=circuits.named_encoding(model, for_model(task, model, batch.rows(0, 8)), seed),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from toylab.studies.iteration_head.claims_exact import exact_claims
 from toylab.studies.iteration_head.claims_transfer import FIGURES, LEARNED, transfer_claims
 from toylab.studies.iteration_head.measures import CausalTests, GuessAccuracy, IterationResult, UntrainedHead
 from toylab.verdicts.claim import Claim, ClaimDetail, Control, Precondition
@@ -41,7 +42,9 @@ CIRCUIT = replace(HEAD, test=has_circuit, otherwise="no main model that learned 
 ONE_LENGTH = Precondition(condition="one-length", test=has_learned, otherwise="no model learned its one length here")
 
 
-def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str, has_pairs: bool) -> list[Claim]:
+def claims(
+    guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str, has_pairs: bool, inputs: Mapping[str, str]
+) -> list[Claim]:
     """All claims.
 
     Args:
@@ -50,6 +53,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str,
         steps: maximum number of fine-tuning steps on parity.
         one_head: name of the condition with one head per layer.
         has_pairs: whether models are fine-tuned on every other map.
+        inputs: the inputs of the exact claims in words, see `toylab.studies.iteration_head.exact.small_inputs`.
     """
     of_main = partial(Claim, conditions=("main",))
     of_head = partial(of_main, needs=(HEAD,))
@@ -292,6 +296,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str,
             details={"steps": ClaimDetail("main", lambda main: asdict(main.emergence))},
             figure="How it emerges",
         ),
+        *exact_claims(of_circuit, guess, inputs),
     ]
 
 

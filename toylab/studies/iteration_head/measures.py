@@ -22,8 +22,9 @@ from toylab.probes import (
     uniform_heads,
     zero_heads,
 )
+from toylab.proofs.exact import Exact
 from toylab.tasks import Batch, IteratedMap
-from toylab.training.evaluate import Accuracy, accuracy, attention_patterns, predict_tokens
+from toylab.training.evaluate import Accuracy, Edits, accuracy, attention_patterns, predict_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,30 @@ class UntrainedHead:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExactDecisions:
+    """Properties of a model decided on all inputs of the lengths of `small_lengths`; edits act as in `CausalTests`."""
+
+    answers: Exact
+    """Every answer is correct."""
+    random_weights: Exact
+    """Control: every answer of a model whose weight entries are randomly permuted is correct."""
+    attends: Exact | None = None
+    """At every step, the head or one of its backups has over half of its attention on x_t; main and one-length models,
+    as all following fields."""
+    ideal_pattern: Exact | None = None
+    """Every answer is kept with the pattern of the idealised circuit."""
+    uniform: Exact | None = None
+    """Control: every answer is kept with uniform attention."""
+    steered: Exact | None = None
+    """Every answer becomes F(s_{t-1}, x_{t+1}) when attention is shifted to x_{t+1}."""
+    steered_random_weights: Exact | None = None
+    zero_ablated: Exact | None = None
+    """Every answer is kept with the heads zero-ablated."""
+    zero_ablated_on_inputs: Exact | None = None
+    """Control: every answer is kept with the heads zero-ablated before EoI."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class IterationResult:
     """The result of one job of the study."""
 
@@ -153,6 +178,8 @@ class IterationResult:
     example: Example | None = None
     transfer: Transfer | None = None
     """Measured for main and one-length models."""
+    exact: ExactDecisions | None = None
+    """Decisions on all short inputs; main, fresh, parity, no-chain and one-length models."""
     untrained: UntrainedHead | None = None
     """Control on random weights; main and fresh models."""
 
@@ -170,23 +197,18 @@ def mean_over(lengths: Mapping[int, float]) -> float:
 def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> CausalTests:
     """Teacher-forced accuracy under each edit of the iteration head, or of the earlier head that attends to EoI."""
 
-    def under(edits: Callable[[Batch], dict[str, Edit]]) -> Accuracy:
+    def under(edits: Edits) -> Accuracy:
         return accuracy(model, batches, edits)
 
     head_output = f"blocks.{head.layer}.attn.z"
+    edits = head_edits(head)
     tests = CausalTests(
         unedited=under(lambda batch: {}),
-        zero_ablated=under(lambda batch: _edits_by_layer("z", head, lambda heads: zero_heads(heads, _answers(batch)))),
+        zero_ablated=under(edits["zero_ablated"]),
         zero_ablated_alone=under(lambda batch: {head_output: zero_heads(head.head, _answers(batch))}),
-        uniform=under(
-            lambda batch: _edits_by_layer("pattern", head, lambda heads: uniform_heads(heads, _answers(batch)))
-        ),
-        zero_ablated_on_inputs=under(
-            lambda batch: _edits_by_layer("z", head, lambda heads: zero_heads(heads, _inputs(batch)))
-        ),
-        ideal_pattern=under(
-            lambda batch: _edits_by_layer("pattern", head, lambda heads: follow_links(heads, ideal_links(batch)))
-        ),
+        uniform=under(edits["uniform"]),
+        zero_ablated_on_inputs=under(edits["zero_ablated_on_inputs"]),
+        ideal_pattern=under(edits["ideal_pattern"]),
     )
     if head.end_of_input_at is None:
         return tests
@@ -205,12 +227,7 @@ def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Bat
     The mean over lengths; the last answer of each row, which has no next input, is excluded.
     """
 
-    def one_input_too_far(batch: Batch) -> dict[str, Edit]:
-        links = batch.links["carry"]
-        links = links[links[:, 2] < batch.labels["length"][0]]  # x_{L+1} does not exist
-        return _edits_by_layer("pattern", head, partial(follow_links, links=shift_links(links, 1)))
-
-    return _share_of_next_input(model, task, batches, one_input_too_far)
+    return _share_of_next_input(model, task, batches, head_edits(head)["one_input_too_far"])
 
 
 def steered_upstream(model: Transformer, task: IteratedMap, batches: Mapping[int, Batch], by: int) -> float | None:
@@ -241,7 +258,7 @@ def _share_of_next_input(
     model: nn.Module,
     task: IteratedMap,
     batches: Mapping[int, Batch],
-    edits: Callable[[Batch], dict[str, Edit]],
+    edits: Edits,
     which: slice = slice(None),
 ) -> float:
     """Mean over lengths of the share of answers equal to F(s_{t-1}, x_{t+1}) under edits, t = 1 .. L - 1 or some."""
@@ -298,9 +315,27 @@ def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[
     }
 
 
-def _edits_by_layer(point: str, head: IterationHead, make: Callable[[list[int]], Edit]) -> dict[str, Edit]:
-    """Edits by hook point: `make` applied to the heads of each layer."""
-    return {f"blocks.{layer}.attn.{point}": make(heads) for layer, heads in head.by_layer.items()}
+def head_edits(head: IterationHead) -> dict[str, Edits]:
+    """Edits of the head and its backups by name, from a batch of one length to edits by hook point."""
+
+    def of(point: str, make: Callable[[list[int], Batch], Edit]) -> Edits:
+        return lambda batch: {
+            f"blocks.{layer}.attn.{point}": make(heads, batch) for layer, heads in head.by_layer.items()
+        }
+
+    return {
+        "zero_ablated": of("z", lambda heads, batch: zero_heads(heads, _answers(batch))),
+        "zero_ablated_on_inputs": of("z", lambda heads, batch: zero_heads(heads, _inputs(batch))),
+        "uniform": of("pattern", lambda heads, batch: uniform_heads(heads, _answers(batch))),
+        "ideal_pattern": of("pattern", lambda heads, batch: follow_links(heads, ideal_links(batch))),
+        "one_input_too_far": of("pattern", lambda heads, batch: follow_links(heads, _links_to_next_input(batch))),
+    }
+
+
+def _links_to_next_input(batch: Batch) -> Int[np.ndarray, "link 3"]:
+    """Links from the position that predicts s_t to x_{t+1}; the last one, which has no next input, is left out."""
+    links = batch.links["carry"]
+    return shift_links(links[links[:, 2] < batch.labels["length"][0]], 1)
 
 
 def _answers(batch: Batch) -> slice:

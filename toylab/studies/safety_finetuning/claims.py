@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from toylab.studies.safety_finetuning.claims_change import extent, fresh, moved, null_part, released
+from toylab.studies.safety_finetuning.claims_exact import exact_claims
 from toylab.studies.safety_finetuning.claims_weights import (
     ORDER_ONLY,
     PAIRED,
@@ -22,6 +23,7 @@ from toylab.studies.safety_finetuning.claims_weights import (
     smallest,
 )
 from toylab.studies.safety_finetuning.results import TAUGHT, TITLES, SafetyResult, mean_behaviour
+from toylab.tasks import TaskConcept
 from toylab.verdicts.claim import Claim, Conditions, Control
 from toylab.verdicts.criterion import above, at_least, at_most
 from toylab.verdicts.judgement import measured, threshold
@@ -31,13 +33,15 @@ ssft_claim = partial(Claim, conditions=("ssft",))
 DOUBLED_CHANGE = partial(Control, "twice the change, which goes too far")
 
 
-def claims(guess: float, parts: Collection[str]) -> list[Claim]:
+def claims(task: TaskConcept, parts: Collection[str]) -> list[Claim]:
     """All claims.
 
     Args:
-        guess: share of letters correct by chance.
+        task: whose number of letters gives the share correct by chance, and of whose prompts all are decided.
         parts: groups of conditions trained besides the main ones.
     """
+
+    guess = 1 / task.letters
 
     def lacking(part: str, before: str = "") -> str:
         return "" if part in parts else f"not part of this run; add it with --parts {before}{part}"
@@ -55,6 +59,7 @@ def claims(guess: float, parts: Collection[str]) -> list[Claim]:
         *input_claims(lacking("decay")),
         *_extrapolation(),
         *_breaking(guess, ("ssft", "dpo-standard") if "standard" in parts else ("ssft",)),
+        *exact_claims(task, lacking("fresh")),
     ]
 
 

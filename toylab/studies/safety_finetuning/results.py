@@ -11,8 +11,10 @@ from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 from toylab.probes import NullShare
+from toylab.settings import later_field
 from toylab.studies.safety_finetuning.data import Outcomes
 from toylab.studies.safety_finetuning.results_change import MovedRefusals, PartSeparations, ReleasedSine
+from toylab.studies.safety_finetuning.results_exact import ExactBehaviour
 from toylab.verdicts.judgement import measured, nan_mean
 
 TITLES = {
@@ -330,6 +332,8 @@ class SafetyResult:
     """Behaviour after further training on safe prompts only."""
     cosine: GradientCosine | None = None
     """Measured in main models trained to refuse, except unlearning itself."""
+    exact: ExactBehaviour | None = later_field(None)
+    """Measured in the models that `exact.measure_all_prompts` names."""
 
     @property
     def randomised(self) -> SafetyResult:

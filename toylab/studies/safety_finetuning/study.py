@@ -29,6 +29,7 @@ from toylab.settings import check_range, check_settings
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import claims
 from toylab.studies.safety_finetuning.claims_weights import CONSTANT_ANSWER
+from toylab.studies.safety_finetuning.conditions import METHODS, Base, Condition, Method
 from toylab.studies.safety_finetuning.data import (
     MODEL,
     concept_batches,
@@ -37,6 +38,7 @@ from toylab.studies.safety_finetuning.data import (
     language_loss,
     written_outcomes,
 )
+from toylab.studies.safety_finetuning.exact import measure_all_prompts
 from toylab.studies.safety_finetuning.figures import draw
 from toylab.studies.safety_finetuning.patching import move_to_unsafe
 from toylab.studies.safety_finetuning.results import (
@@ -54,8 +56,6 @@ from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import DPO, NPO, ConstantAnswerLoss, RefusalLoss, Unlearning
 from toylab.verdicts.claim import Claim, Conditions
 
-Method = Literal["control", "constant", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
-METHODS: tuple[Method, ...] = get_args(Method)
 Part = Literal["standard", "small-rate", "decay", "fresh", "more", "regime"]
 
 PRETRAIN = TrainConfig(
@@ -225,7 +225,10 @@ class SafetyFinetuningStudy:
         sets = safety.held_out_sets(self.task, job.seed, self.rows)
         if isinstance(job.what, Base):
             model = self.train_base(job.what, job.seed, folder)
-            result = SafetyResult(behaviour=safety.measure_behaviour(model, self.task, sets))
+            result = SafetyResult(
+                behaviour=safety.measure_behaviour(model, self.task, sets),
+                exact=measure_all_prompts(job.name, model, model, self.task, sets, job.seed),
+            )
             if not job.what.main:
                 return result
             initial = concept_model(self.task, job.what.model, job.seed)
@@ -236,6 +239,7 @@ class SafetyFinetuningStudy:
             behaviour=safety.measure_behaviour(tuned, self.task, sets),
             weights=safety.weight_change(base, tuned, self.task, sets),
             random=safety.weight_change(base, with_random_change(base, tuned, job.seed), self.task, sets),
+            exact=measure_all_prompts(job.name, base, tuned, self.task, sets, job.seed),
         )
         if not condition.main:
             return result
@@ -362,36 +366,11 @@ class SafetyFinetuningStudy:
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
-        return claims(1 / self.task.letters, self.parts)
+        return claims(self.task, self.parts)
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
         return draw(results)
-
-
-@dataclass(frozen=True)
-class Base:
-    """The settings of a pre-trained model."""
-
-    model: ModelConfig
-    train: TrainConfig
-    main: bool = False
-    """Whether activations are measured as well."""
-    fresh: bool = False  # whether every seed draws its own task
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The settings of a fine-tuned model: base, method and training."""
-
-    base: str
-    method: Method
-    train: TrainConfig
-    rank: int | None = None
-    """Maximum rank of the change of the MLP matrices, if only these are trained."""
-    main: bool = False
-    """Whether activations and attacks are measured as well."""
-    fresh: bool = False  # whether every seed draws its own task
 
 
 ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)

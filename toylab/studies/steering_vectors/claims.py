@@ -7,6 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from toylab.studies.steering_vectors.claims_exact import exact_claims
 from toylab.studies.steering_vectors.claims_extensions import (
     ANY_ORDER,
     EFFECT,
@@ -47,7 +48,8 @@ STEERS_LEARNED = Precondition(
 
 def claims(study: Settings) -> list[Claim]:
     """All claims for these settings."""
-    return [*_gains(study), *_last_layer(study), *_lens(study), *path_claims(study), *extension_claims(study)]
+    ours = [*extension_claims(study), *exact_claims(study)]
+    return [*_gains(study), *_last_layer(study), *_lens(study), *path_claims(study), *ours]
 
 
 def _gains(study: Settings) -> list[Claim]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,13 @@ def readout_rows(
         middle_weight * middle - difference_weight * difference,
     )
     return rows
+
+
+def weight_distance(first: nn.Module, second: nn.Module) -> float:
+    """Length of the change of all weights over the length of all weights."""
+    pairs = [(a.detach(), b.detach()) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    change = sum((b - a).square().sum().item() for a, b in pairs)
+    return round((change / sum(a.square().sum().item() for a, _ in pairs)) ** 0.5, 4)
 
 
 # Pre-training --------------------------------------------------------------------------------------------------------
@@ -257,6 +265,7 @@ class RolloutSampler:
         samples: answers per prompt.
         reference: reference model for the KL in the summary.
         purpose: samplers with different `purpose` sample independently.
+        record: called with the model and the step before the answers of each step are sampled.
     """
 
     def __init__(
@@ -271,14 +280,17 @@ class RolloutSampler:
         reward: Reward | None = None,
         reference: nn.Module | None = None,
         purpose: str = "rollouts",
+        record: Callable[[Any, int], object] | None = None,
     ) -> None:
-        self.purpose = purpose
+        self.purpose, self.record = purpose, record
         self.model, self.task, self.seed, self.prompts, self.samples = model, task, seed, prompts, samples
         self.temperature, self.reward, self.reference = temperature, reward, reference
         self._seen: list[dict[str, float]] = []
 
     @torch.no_grad()
     def __call__(self, step: int) -> Rollouts:
+        if self.record is not None:
+            self.record(self.model, step)
         prompts = torch.from_numpy(self.task.prompts(stream(self.seed, self.purpose, step), self.prompts))
         generator = torch_stream(self.seed, f"{self.purpose} of step {step}")
         device = device_of(self.model)

@@ -5,7 +5,7 @@ Each job function takes the settings of the study, the job and its folder; `stud
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,9 @@ from toylab.studies.steering_vectors.data import (
     readout_rows,
     reasoning_batches,
     reasoning_prompts,
+    weight_distance,
 )
+from toylab.studies.steering_vectors.lens_history import LENS_FILE, LensHistory
 from toylab.studies.steering_vectors.results import (
     AdaptiveResult,
     Baseline,
@@ -75,16 +77,19 @@ def _reinforce(
     purpose: str = "rollouts",
     kl: float | int = 0.0,
     file: str | None = None,
+    record: Callable[[Any, int], None] | None = None,
 ) -> Any:
     """The trained model, or the model loaded from `file`; the history is in `metrics{name}.jsonl`."""
     config = config or study.rl
 
     def learn(checkpoint: Path) -> tuple[nn.Module, Training]:
         sampler = RolloutSampler(
-            model, task or study.task, seed, config.rows, study.samples, reward=reward, reference=base, purpose=purpose
-        )
+            model, task or study.task, seed, config.rows, study.samples,
+            reward=reward, reference=base, purpose=purpose, record=record,
+        )  # fmt: skip
         loss = PolicyGradient(kl=kl, reference=base if kl else None)
-        return model, train(model, loss, sampler, config, evaluate=sampler.summary, checkpoint=checkpoint)
+        summary = sampler.summary
+        return model, train(model, loss, sampler, config, evaluate=summary, checkpoint=checkpoint, record=record)
 
     load, save = load_base, save_model
     if isinstance(model, Steered):
@@ -114,7 +119,8 @@ def train_vector(
         pre_flight(base, prompts, study.task.token("THINK"), study.task.token("DIRECT")).check(study.least_shift)
     reward = random_rewards(base, study.task, first_half(study, prompts), seed) if random_reward else None
     steered = Steered(base, {layer: Vector(base.config.width)})
-    steered = _reinforce(study, steered, base, seed, folder, reward=reward, file="vector.safetensors")
+    record = LensHistory(folder / LENS_FILE).add if layer == study.last and not random_reward else None
+    steered = _reinforce(study, steered, base, seed, folder, reward=reward, file="vector.safetensors", record=record)
     vector = measures.vector_of(steered)
     random = measures.random_vector(vector, layer, seed)
     randomly_steered = steer(base, {layer: random})
@@ -301,7 +307,7 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
         parent=measures.correct(parent, task, prompts, seed=seed),
         parent_own=accuracy(parent, parent_vector),
         cosine=_cosine(child_vector, parent_vector),
-        weight_change=_distance(parent, child),
+        weight_change=weight_distance(parent, child),
     )
 
 
@@ -391,10 +397,3 @@ def _start(study: Settings, job: Job, folder: Path) -> tuple[Transformer, Tensor
 
 def _cosine(first: Tensor, second: Tensor) -> float:
     return round(torch.cosine_similarity(first, second, dim=0).item(), 4)
-
-
-def _distance(first: nn.Module, second: nn.Module) -> float:
-    """Length of the change of all weights over the length of all weights."""
-    pairs = [(a.detach(), b.detach()) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
-    change = sum((b - a).square().sum().item() for a, b in pairs)
-    return round((change / sum(a.square().sum().item() for a, _ in pairs)) ** 0.5, 4)

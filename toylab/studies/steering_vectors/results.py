@@ -11,8 +11,11 @@ from statistics import fmean
 from typing import Literal
 
 from toylab.model.steering import PreFlight
+from toylab.proofs.exact import Exact
+from toylab.settings import later_field
 from toylab.studies.steering_vectors.attention_change import AttentionChange
 from toylab.studies.steering_vectors.data import AnswerShares
+from toylab.studies.steering_vectors.exact_results import ExactAnswers
 from toylab.verdicts.judgement import measured
 
 Temperatures = dict[float | int, AnswerShares]
@@ -24,6 +27,7 @@ class AnsweringResult:
     """A result with answer statistics."""
 
     answers: Temperatures
+    exact: ExactAnswers | None = later_field(None)
 
 
 def accuracy_at(result: AnsweringResult, temperature: float | int = 1) -> float:
@@ -283,6 +287,8 @@ class PathsResult:
     free: dict[float | int, float] | None = None
     """Accuracy by temperature of a vector trained as long at the same rate, without hiding."""
     attention: AttentionChange | None = None
+    exact: dict[str, Exact] | None = later_field(None)
+    """Prompts whose opener the vector changes, by the readers from which it is hidden (`exact.PATHS`)."""
 
     def kept(self, route: str) -> float:
         """Share of its gain that the vector keeps when it is hidden from some readers."""

@@ -13,12 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from toylab.report.bars import BarHistory
 from toylab.report.page import Picture
 from toylab.runs.study import Job, JobInput, without_training
 from toylab.studies.steering_vectors import experiments, results
 from toylab.studies.steering_vectors.bases import pretrain_base
 from toylab.studies.steering_vectors.claims import claims
+from toylab.studies.steering_vectors.exact import with_exact
 from toylab.studies.steering_vectors.figures import draw
+from toylab.studies.steering_vectors.lens_history import lens_page
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.studies.steering_vectors.transfer import FamilyResult, TransferResult
@@ -101,7 +104,7 @@ class SteeringVectorsStudy(Settings):
 
     def run_job(self, job: Job, folder: Path) -> Any:
         """Pre-train a base, or train on a base and measure the result."""
-        return job.what(self, job, folder)
+        return with_exact(self, job, folder, job.what(self, job, folder))
 
     def untrained(self) -> SteeringVectorsStudy:
         """The study with zero training steps, without the pre-flight check, which would refuse untrained bases, and
@@ -120,6 +123,10 @@ class SteeringVectorsStudy(Settings):
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
         return draw(results, self, out)
+
+    def film(self, results: Conditions, out: Path) -> BarHistory | None:
+        """The logit lens of the last layer's vector through its training, for the page."""
+        return lens_page(self, results, out)
 
 
 STUDY = SteeringVectorsStudy

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from toylab.settings import later_field
+from toylab.studies.steering_vectors.exact_results import ExactAnswers
 from toylab.studies.steering_vectors.results import fraction_of_way
 from toylab.verdicts.judgement import measured
 
@@ -67,6 +69,8 @@ class TransferResult:
     base: float
     """Accuracy at temperature 1 without a vector."""
     layers: dict[int, TransferredVector]
+    exact: ExactAnswers | None = later_field(None)
+    """Openers with the last layer's vector of the other model, unmapped."""
 
     def share(self, layer: int, which: Literal["raw", "mapped", "random"] = "raw") -> float:
         """Gain of another model's vector divided by the gain of the model's own vector."""

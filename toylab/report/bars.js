@@ -1,0 +1,80 @@
+// Bars through training: a slider over steps, one horizontal bar per name, and the longest bars in words.
+"use strict";
+(() => {
+  const { element, state, keep } = toyPage;
+  const at = (id) => document.getElementById(`viewer-${id}`), film = JSON.parse(at("data").textContent);
+  const titles = Object.keys(film.scenes), last = film.steps.length - 1, HIGH = 16, WIDE = 420;
+  const left = 16 + 6 * Math.max(...film.names.map((name) => name.length));
+  let bars = [], across, timer = null;
+
+  const frames = () => film.scenes[titles[Number(at("scene").value)]];
+  const frame = () => Number(at("step").value);
+
+  function build() { // with one scale for all frames
+    const values = frames().flat(), low = Math.min(0, ...values), high = Math.max(1e-9, ...values);
+    const svg = at("bars"), bottom = film.names.length * HIGH + 4;
+    across = (value) => left + ((value - low) / (high - low)) * WIDE;
+    svg.replaceChildren();
+    svg.setAttribute("viewBox", `0 0 ${left + WIDE + 24} ${bottom + 30}`);
+    svg.style.maxWidth = `${1.5 * (left + WIDE)}px`;
+    element("line", { x1: across(0), x2: across(0), y1: 0, y2: bottom, class: "axis" }, svg);
+    for (const value of new Set([low, 0, high])) {
+      element("text", { x: across(value), y: bottom + 12, "text-anchor": "middle" }, svg, value.toFixed(1));
+    }
+    element("text", { x: left + WIDE / 2, y: bottom + 26, "text-anchor": "middle" }, svg, film.unit);
+    bars = film.names.map((name, n) => {
+      const kind = film.marked.includes(name) ? "marked" : "plain";
+      element("text", { x: left - 6, y: n * HIGH + 12, "text-anchor": "end", class: kind }, svg, name);
+      return element("rect", { y: n * HIGH + 2, height: HIGH - 4, class: kind }, svg);
+    });
+  }
+
+  function draw() {
+    const step = film.steps[frame()], values = frames()[frame()];
+    bars.forEach((bar, n) => {
+      bar.setAttribute("x", across(Math.min(0, values[n])));
+      bar.setAttribute("width", Math.abs(across(values[n]) - across(0)));
+    });
+    const order = values.map((_, n) => n).sort((a, b) => values[b] - values[a]);
+    const told = (n) => `${film.names[n]} ${values[n].toFixed(2)}`;
+    at("cell").textContent = `Step ${step}: highest ${order.slice(0, 3).map(told).join(", ")}; lowest ${told(order.at(-1))}.`;
+    at("at").textContent = step;
+    at("step").setAttribute("aria-valuetext", `step ${step}`);
+  }
+
+  function go(n) {
+    at("step").value = n;
+    draw();
+  }
+
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    at("play").textContent = "Play";
+  }
+
+  function play() {
+    if (frame() === last) go(0);
+    at("play").textContent = "Pause";
+    timer = setInterval(() => (frame() === last ? stop() : go(frame() + 1)), 200);
+  }
+
+  function choose(n) { // by the reader, which ends the playing and changes the link
+    stop();
+    go(n);
+    keep({ step: film.steps[n], scene: at("scene").value });
+  }
+
+  titles.forEach((title, n) => at("scene").append(new Option(title, n)));
+  if (titles[state.get("scene")]) at("scene").value = state.get("scene");
+  at("step").max = last;
+  build();
+  const linked = film.steps.indexOf(Number(state.get("step") ?? NaN));
+  const still = linked >= 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
+  go(linked >= 0 ? linked : still ? last : 0);
+  if (!still) play();
+  at("step").addEventListener("input", () => choose(frame()));
+  at("scene").addEventListener("change", () => { build(); choose(frame()); });
+  at("play").addEventListener("click", () => (timer ? stop() : play()));
+  addEventListener("beforeprint", () => { stop(); go(last); });
+})();
