@@ -21,7 +21,7 @@ DRAWINGS = ["iteration_head", "induction_head", "counter", "steering_paths", "pa
 
 @pytest.fixture(params=DRAWINGS)
 def drawing(request):
-    return getattr(schematics, request.param)()
+    return getattr(schematics, f"draw_{request.param}")()
 
 
 def test_letters_are_large_and_neither_overlap_nor_leave_the_figure(drawing):
@@ -51,7 +51,7 @@ def test_nothing_is_told_by_colour(drawing):
 
 def test_the_iteration_head_is_drawn_with_its_subtraction():
     """In the drawing, EoI is at 4 and the query at 5: the due position is that of x_2."""
-    texts = [text.get_text() for text in schematics.iteration_head().axes[0].texts]
+    texts = [text.get_text() for text in schematics.draw_iteration_head().axes[0].texts]
     assert texts[: texts.index("MLP 1\n$5-4+1=2$")].count("$x_2$") == 1
     assert texts.index("2") - texts.index("0") == texts.index("$x_2$") - texts.index("task") == 2
 
@@ -78,7 +78,7 @@ def test_every_weight_of_a_slot_is_one_dot():
     words, places = len(task.vocabulary), task.context
     slots = {"token": words, "position": places, "end": places, "due": places, "read": words, "out": words}
     first, second = (schematics.qk_and_ov(block.attn) for block in iteration_head(task).blocks)
-    figure = schematics.by_slot({"copies the position": first[1], "finds it": second[0]}, slots)
+    figure = schematics.draw_by_slot({"copies the position": first[1], "finds it": second[0]}, slots)
     starts = dict(zip(slots, np.cumsum([0, *slots.values()]).tolist(), strict=False))
     for ax, (row, column), size in zip(
         figure.axes, [("end", "position"), ("due", "position")], [places] * 2, strict=True

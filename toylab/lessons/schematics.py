@@ -83,7 +83,7 @@ class Sketch:
         return centres
 
 
-def iteration_head() -> Figure:
+def draw_iteration_head() -> Figure:
     """The iteration head writes s_2 of three inputs: two heads, two MLPs."""
     sketch = Sketch(7.6)
     names = ["task", "$x_1$", "$x_2$", "$x_3$", "EoI", "$s_1$"]
@@ -106,7 +106,7 @@ def iteration_head() -> Figure:
     return sketch.figure
 
 
-def induction_head() -> Figure:
+def draw_induction_head() -> Figure:
     """The induction head predicts the value that followed the key c before."""
     sketch = Sketch(5.2)
     x = sketch.tokens(["a", "1", "c", "7", "b", "4", "c"], 0.95)
@@ -125,7 +125,7 @@ def induction_head() -> Figure:
     return sketch.figure
 
 
-def counter() -> Figure:
+def draw_counter() -> Figure:
     """The counter in the decoder: the query of region 2 attends to its ones and to a bias token."""
     sketch = Sketch(6.4)
     names = ["BoS", "[", "1", "]", "0", "[", "1", "0", "1", "1", "]"]
@@ -146,7 +146,7 @@ def counter() -> Figure:
     return sketch.figure
 
 
-def steering_paths() -> Figure:
+def draw_steering_paths() -> Figure:
     """The paths by which a vector after block 3 of 4 can act on the logits."""
     sketch = Sketch(6.6)
     x = 3.4
@@ -166,7 +166,7 @@ def steering_paths() -> Figure:
     return sketch.figure
 
 
-def path_patching() -> Figure:
+def draw_path_patching() -> Figure:
     """One module receives the stream without the vector, every other module with it."""
     sketch = Sketch(6.4)
     clean, steered = 1.3, 6.9
@@ -188,7 +188,7 @@ def path_patching() -> Figure:
     return sketch.figure
 
 
-def null_space() -> Figure:
+def draw_null_space() -> Figure:
     """A change of weights as a sum of two parts: in the column space of the weight, and in its left null space."""
     sketch = Sketch(6.2)
     plane = Polygon([(0.3, 0.9), (6.8, 0.5), (9.6, 2.3), (3.1, 2.7)], facecolor="0.9", edgecolor="0.4", zorder=0)
@@ -206,7 +206,7 @@ def null_space() -> Figure:
     return sketch.figure
 
 
-def by_slot(matrices: Mapping[str, Float[np.ndarray, "to from"]], slots: Mapping[str, int]) -> Figure:
+def draw_by_slot(matrices: Mapping[str, Float[np.ndarray, "to from"]], slots: Mapping[str, int]) -> Figure:
     """Which entries of matrices between residual streams are not zero; lines separate the slots of the stream.
 
     Args:
