@@ -31,7 +31,7 @@ Notebook = dict[str, Any]
 POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
 """Difficulties of an exercise, and the points of an assignment."""
 
-_GOALS = re.compile(r"^\*\*Learning goals\*\*\n\n((?:[-\d ].*\n)+)", re.MULTILINE)
+_GOALS = re.compile(r"^\*\*Learning goals\*\*\n\n((?:- .*\n)+)", re.MULTILINE)
 _TIME = re.compile(r"^\*\*Time\*\* \(estimate\): (\d+) minutes, (\d+) of them for the exercises", re.MULTILINE)
 _EXERCISE = re.compile(r"\*\*Exercise(?:: ([^*]+))?\.\*\*(?: \*(\w+), (\d+) minutes \(estimate\)\. ([^*]+)\*)?")
 _CALL = re.compile(r"^check\(\"([\w.]+)\", \w+\)$", re.MULTILINE)
@@ -50,12 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """What a chapter announces. Minutes are estimates.
-
-    Attributes:
-        minutes: of the whole chapter.
-        exercise_minutes: of all exercises.
-    """
+    """What a chapter announces; `minutes` is an estimate for all of it, `exercise_minutes` for its exercises."""
 
     goals: tuple[str, ...]
     minutes: int
@@ -65,16 +60,9 @@ class Outline:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """An exercise with a check.
+    """An exercise with a check: its code cell, at `place`, as shipped (`stub`) and with the solution (`filled`).
 
-    Attributes:
-        name: as in `EXERCISES`.
-        points: by difficulty.
-        place: index of its code cell; the task is the cell before, the folded solution the cell after.
-        stub: the code cell as shipped.
-        filled: the code cell with the solution in place of the stub.
-        call: the call of `check`.
-        explanation: the text below the code of the solution.
+    The task is the cell before, the folded solution the cell after, with an `explanation` below its code.
     """
 
     name: str
@@ -124,7 +112,7 @@ def read_outline(cells: Sequence[Cell]) -> Outline:
             raise ToylabError(f"exercise={title!r}: has no difficulty, minutes and reason; write them after its title")
         asked.append(Asked(title=title, difficulty=difficulty, minutes=int(minutes), reason=" ".join(reason.split())))
     return Outline(
-        goals=tuple(re.sub(r"\s+", " ", goal) for goal in re.split(r"^(?:-|\d\.) ", goals[1], flags=re.MULTILINE)[1:]),
+        goals=tuple(goal.removeprefix("- ") for goal in goals[1].splitlines()),
         minutes=int(time[1]),
         exercise_minutes=int(time[2]),
         exercises=tuple(asked),

@@ -9,6 +9,7 @@ dashed line a path that is blocked or removed. Nothing is told by colour alone, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,22 +52,12 @@ class Sketch:
         self.ax.add_patch(FancyBboxPatch(corner, width, height, style, facecolor=fill, edgecolor="0.2", zorder=3))
         self.text(at, words)
 
-    def arrow(self, start: Point, end: Point, bend: float | int = 0, thick: bool = True, dashed: bool = False) -> None:
-        """An arrow between two points; `bend` is the height of its arc, as a share of its length, to the left."""
+    def arrow(self, start: Point, end: Point, thick: bool = True, dashed: bool = False) -> None:
+        """An arrow between two points."""
+        shade, dashes = "0.45" if dashed or not thick else "black", (0, (3, 2)) if dashed else "-"
+        style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
         self.ax.add_patch(
-            FancyArrowPatch(
-                start,
-                end,
-                connectionstyle=f"arc3,rad={-bend}",
-                arrowstyle="-|>",
-                mutation_scale=12,
-                shrinkA=0,
-                shrinkB=0,
-                linewidth=2 if thick else 1,
-                linestyle=(0, (3, 2)) if dashed else "-",
-                color="0.45" if dashed or not thick else "black",
-                zorder=2,
-            )
+            FancyArrowPatch(start, end, linewidth=2 if thick else 1, linestyle=dashes, color=shade, **style)
         )
 
     def line(self, *points: Point, thick: bool = True) -> None:
@@ -138,8 +129,8 @@ def draw_counter() -> Figure:
         if i in (6, 8, 9):
             sketch.arrow((centre, 2.45), (query[0] + (centre - query[0]) * 0.2, 4.3))
     sketch.arrow((x[0], 2.45), (query[0] - 1.3, 4.3))
-    sketch.text((2.3, 4.1), "bias token:\nweight of $K$ ones", "center")
-    sketch.text((9.0, 4.0), "$n=3$ ones", "center")
+    sketch.text((2.3, 4.1), "bias token:\nweight of $K$ ones")
+    sketch.text((9.0, 4.0), "$n=3$ ones")
     sketch.box(query, "query of region 2", 3.6)
     sketch.arrow((query[0], 5.1), (query[0], 5.6))
     sketch.text((query[0], 5.95), "attention on ones $n/(n+K)$, so the count is $n$")
@@ -180,7 +171,7 @@ def draw_path_patching() -> Figure:
             sketch.arrow((x, y - 0.9), (x + 1.6, y - 0.35), thick=thick, dashed=thick and name == "MLP")
     sketch.line((clean, 3.3), (6.1, 3.3))
     sketch.arrow((6.1, 3.3), (steered + 0.7, 3.95))
-    sketch.text((5.1, 4.95), "the MLP alone\nreceives the stream\nwithout vector", "center")
+    sketch.text((5.1, 4.95), "the MLP alone\nreceives the stream\nwithout vector")
     sketch.arrow((5.7, 1.1), (steered - 0.06, 1.1))
     sketch.text((5.6, 1.1), "+ vector", "right")
     sketch.box((clean + 0.1, 5.9), "logits", 2.4)
