@@ -1,5 +1,5 @@
 """The command line: `toylab list | show | check | export | train | survey | prove | calibrate | run | sweep | table |
-plot | claims | report | bench`.
+plot | claims | report | bench | lessons`.
 
 Exit codes: 0 for success, whatever the verdicts; 2 for a user error, with a short message on stderr; 1 for a failed
 job, a bug, or a task that violates laws; 130 after Ctrl-C. Heavy imports are deferred so that help is immediate.
@@ -17,6 +17,7 @@ from typing import Any
 from toylab import __version__
 from toylab.commands.flags import known_tasks
 from toylab.commands.instruments import calibrate_probes, measure_speed
+from toylab.commands.lessons import write_lessons
 from toylab.commands.parser import Parser
 from toylab.commands.proofs import prove_property
 from toylab.commands.studies import print_claims, report_run, run_study
@@ -100,6 +101,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     _add_studies(add)
     _add_tables(add)
     _add_bench(add)
+    _add_lessons(add)
     parser.commands = commands.choices
     return parser, list(commands.choices)
 
@@ -229,6 +231,14 @@ def _add_bench(add: Callable) -> None:
     command.add_argument("--device", help="device of the models (default: cpu; for gpu, cuda)")
     _add_format_arguments(command, markdown="a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results and figures")
+
+
+def _add_lessons(add: Callable) -> None:
+    command = add("lessons", write_lessons, "copy the lessons to a folder: to work in, with solutions, or to grade")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--solutions", action="store_true", help="fill in the exercises and unfold all answers")
+    form.add_argument("--otter", action="store_true", help="write assignments for `otter assign` of otter-grader")
+    command.add_argument("--out", type=Path, help="folder (default: runs/lessons, or runs/lessons-solutions or -otter)")
 
 
 def _add_integer(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.lessons.notebooks import answer, asked, cells, plain, solution
 from toylab import lessons
-from toylab.lessons import EXERCISES, Exercise, answer_key, answer_key_fourier, check
+from toylab.lessons import EXERCISES, Exercise, answer_key, answer_key_fourier, answer_key_inputs, check
 from toylab.probes import link_mass, peakiness
 from toylab.tasks import IteratedMap, Polynomial
 from toylab.training.losses import leave_one_out
@@ -122,6 +122,16 @@ WRONG = {
         lambda values, k: frequency_energy(values, k) / np.square(values).sum(),
         lambda values, k: 2 * frequency_energy(values, k) / np.square(values - values.mean(axis=0)).sum(),
     ],
+    "inputs.missed": [
+        lambda inputs, failing, sample: 1 - sample * failing / inputs,
+        lambda inputs, failing, sample: 1 - (1 - failing / inputs) ** sample,
+        lambda inputs, failing, sample: np.prod([1 - failing / (inputs + i) for i in range(sample)]),
+    ],
+    "inputs.bound": [
+        lambda sample, confidence: 0.0,
+        lambda sample, confidence: 3 / sample,
+        lambda sample, confidence: 1 - confidence ** (1 / sample),
+    ],
 }
 """Answers as learners give them: plausible, of the right kind, and wrong."""
 
@@ -154,6 +164,8 @@ MUTANTS = {
     "steering.reach": [("np.sqrt(len(row))", "len(row)"), ("np.hypot(length, norm)", "length")],
     "own.detector": [(".mean(dim=0).max()", ".max()"), ("[row, :, query, key]", "[row, :, query, key - 1]")],
     "grokking.circle": [("- sin_a", "+ sin_a"), ("cos_a * cos_b", "cos_a * cos_a")],
+    "inputs.missed": [("1 - failing", "failing"), ("** sample", "* sample")],
+    "inputs.bound": [("(1 - confidence)", "confidence"), ("1 / sample", "sample")],
     "grokking.energy": [("- values.mean(axis=0)", ""), ("(p / 2)", "p"), ("* k *", "* (k + 1) *")],
 }
 """Solutions with a slip: old words and new ones."""
@@ -307,7 +319,7 @@ def test_the_pull_of_the_solution_is_the_slope_of_the_loss(beta, chosen, rejecte
 
 
 def test_the_answer_key_checks_nothing_that_no_exercise_asks():
-    files = (Path(module.__file__) for module in (answer_key, answer_key_fourier))
+    files = (Path(module.__file__) for module in (answer_key, answer_key_fourier, answer_key_inputs))
     bodies = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
     public = {node.name for node in bodies if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
     assert public == {one.check.__name__ for one in EXERCISES.values()}

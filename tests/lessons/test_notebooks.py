@@ -16,6 +16,7 @@ PREFIX = {
     "steering": "04",
     "own": "05",
     "grokking": "06",
+    "inputs": "07",
 }
 OWN_DEFINITIONS = {"vocabulary", "context", "sample", "solve", "step", "trace", "sharp"}
 """What a notebook may define besides what an exercise asks for: methods of tasks, and a probe that is wrong."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toylab.console import unknown_name
-from toylab.lessons import answer_key, answer_key_fourier
+from toylab.lessons import answer_key, answer_key_fourier, answer_key_inputs
 from toylab.lessons.answers import UnfitError, WaitingError, WrongError, require_answer
 
 
@@ -254,6 +254,26 @@ EXERCISES: dict[str, Exercise] = {
                 "Divide by the sum of squares of the values after subtracting the mean of each column.",
             ),
             "Without the mean subtracted, a constant offset of the embeddings would hide every frequency.",
+        ),
+        Exercise(
+            "inputs.missed",
+            answer_key_inputs.missed,
+            (
+                "First take a sample of one row: it misses unless the row is one of the failing inputs.",
+                "Draws are independent, so their probabilities multiply.",
+                "(1 - failing / inputs) to the power of the number of draws.",
+            ),
+            "A sample of 256 rows usually misses a failure of one input in five thousand.",
+        ),
+        Exercise(
+            "inputs.bound",
+            answer_key_inputs.largest_share,
+            (
+                "With a share p of failures, a sample has none with probability (1 - p) to the power of its size.",
+                "A larger p makes this less probable; the bound is the p at which it is 1 - confidence.",
+                "Solve (1 - p)^sample = 1 - confidence for p.",
+            ),
+            "At 95 % confidence this is about 3 divided by the size of the sample: the rule of three.",
         ),
     )
 }
