@@ -11,7 +11,10 @@ import pytest
 from tests.lessons.notebooks import NOTEBOOKS, cells
 
 STANDINGS = json.loads(files("toylab.report").joinpath("scoreboard.json").read_text(encoding="utf-8"))
-CLAIMS = {claim["id"]: json.dumps(claim) for study in STANDINGS for claim in study["claims"]}
+CLAIMS: dict[str, str] = {}
+"""The records of the claims by id, which two studies may share."""
+for claim in (claim for study in STANDINGS for claim in study["claims"]):
+    CLAIMS[claim["id"]] = CLAIMS.get(claim["id"], "") + json.dumps(claim)
 SKIPPED = re.compile(r"```.*?```|\$[^$]+\$|arXiv [\d.]+|\d+ % interval", re.DOTALL)  # solutions, formulas, names
 DECIMAL = re.compile(r"(?<![\w.])(\d*\.\d+|\d+(?= %))( %)?")
 NUMBER = re.compile(r"\d*\.?\d+(?:e[+-]?\d+)?")
