@@ -58,12 +58,12 @@ class Attention:
         inputs = torch.as_tensor(tokens.tokens if isinstance(tokens, Batch) else tokens)
         patterns = _patterns(model, inputs[None] if inputs.ndim == 1 else inputs)
         rows, _, _, size = next(iter(patterns.values())).shape
-        names = [[str(position) for position in range(size)]] * rows
+        names: list[list[str]] = [[str(position) for position in range(size)]] * rows
         if not inputs.is_floating_point():
             ids = inputs.reshape(rows, size).tolist()
             if vocabulary is not None and max(map(max, ids)) >= len(vocabulary):
                 raise ToylabError(f"vocabulary: has {len(vocabulary)} names, but a token is {max(map(max, ids))}")
-            names = [[str(id) if vocabulary is None else vocabulary[id] for id in row] for row in ids]
+            names = [[str(id if vocabulary is None else vocabulary[id]) for id in row] for row in ids]
         sizes = [size] * rows
         links: list[dict[str, list[list[int]]]] = [{} for _ in range(rows)]
         if isinstance(tokens, Batch):

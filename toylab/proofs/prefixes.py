@@ -94,7 +94,9 @@ def _own_logits(
     groups = max(_ROWS // size, 1)
     parts = []
     for at in range(0, len(own), groups):
-        prefixes = [tuple(part[at : at + groups] for part in cache.layers[layer]) for layer in range(len(model.blocks))]
+        chosen = slice(at, at + groups)
+        layers = [cache.layers[layer] for layer in range(len(model.blocks))]
+        prefixes = [(keys[chosen], values[chosen]) for keys, values in layers]
         parts.append(_grouped_logits(model, own[at : at + groups], prefixes, context, tables, queries))
     logits = torch.cat(parts)
     return logits if len(logits) == rows else logits[parents * size + torch.arange(rows) - starts[parents]]

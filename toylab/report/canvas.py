@@ -151,8 +151,8 @@ def set_narrow(figure: Figure) -> bool:
     figure.draw_without_rendering()
     heights = [_narrow_height(ax) for ax in panels]
     grid = GridSpec(len(panels), 1, figure=figure, height_ratios=heights)
-    for ax, place in zip(panels, grid, strict=True):
-        ax.set_subplotspec(place)
+    for row, ax in enumerate(panels):
+        ax.set_subplotspec(grid[row, 0])
         _wrap_texts(ax)
         _put_legend_below(ax)
     for ax in figure.axes:

@@ -50,7 +50,7 @@ def exact_claims(of_circuit: Callable[..., Claim], guess: GuessAccuracy, inputs:
             control=Control("random weights", ("fresh",), partial(_share, name="random_weights")),
         ),
         right(
-            **own | _decided("parity", "answers") | {"exact": inputs["parity"]},
+            **own | _decided("parity", "answers") | {"exact": inputs["parity"]},  # pyright: ignore[reportArgumentType]
             id="exact-answers-parity",
             statement="Every answer on parity is correct on all short inputs.",
             control=Control("random weights", ("parity",), partial(_share, name="random_weights")),

@@ -335,7 +335,7 @@ def head_edits(head: IterationHead) -> dict[str, Edits]:
 def _links_to_next_input(batch: Batch) -> Int[np.ndarray, "link 3"]:
     """Links from the position that predicts s_t to x_{t+1}; the last one, which has no next input, is left out."""
     links = batch.links["carry"]
-    return shift_links(links[links[:, 2] < batch.labels["length"][0]], 1)
+    return shift_links(links[links[:, 2] < batch.labels["length"][0]], 1)  # pyright: ignore[reportReturnType]
 
 
 def _answers(batch: Batch) -> slice:
