@@ -246,7 +246,7 @@ ADDRESSES = [
         (["sweep", "iteration-heads"], "did you mean iteration-head?"),
         (["sweep", "iteration-head"], "grid: is empty; add --grid NAME=VALUES"),
         (["sweep", "iteration-head", "--grid", "positions=none"], "did you mean model.positions?"),
-        (["sweep", "iteration-head", "--grid", "model.width=30"], "width=30"),
+        (["sweep", "iteration-head", "--grid", "model.width=31"], "width=31"),
         (["sweep", "iteration-head", "--grid", "seed=0", "--jobs", "man"], "did you mean main?"),
         (["sweep", "iteration-head", "--grid", "seed=0", "--workers", "0"], "workers=0: must be at least 1"),
         (["sweep", "--continue", "nowhere"], "there is no such file"),
