@@ -29,7 +29,7 @@ def test_the_command_prints_the_verdict_and_writes_a_certificate(call, tmp_path)
         (("nowhere", "--lengths", "6..1"), "lengths=6..1"),
         (("nowhere", "--lengths", "0"), "lengths=0"),
         (("nowhere", "--budget", -1), "budget=-1"),
-        ((__file__,), "task: is missing"),
+        ((__file__,), "names no task"),
         ((__file__, "--task", "parit"), "did you mean parity"),
         ((__file__, "--task", "parity", "--task.q", 7), "task.q"),
     ],

@@ -17,7 +17,7 @@ def run_with(folder, *jobs):
     conditions = {(job.name, job.seed): job.what for job in study.jobs()}
     for name, seed in jobs:
         condition = conditions[name, seed]
-        model = Transformer.for_task(condition.task, replace(condition.model, width=16), seed)
+        model = Transformer.for_task(condition.task, replace(condition.model, width=24), seed)
         (folder / f"seed-{seed}" / name).mkdir(parents=True)
         save_model(folder / f"seed-{seed}" / name / "model.safetensors", model)
     return conditions

@@ -329,7 +329,7 @@ def test_an_intact_checkpoint_continues(intact, tmp_path):
 @settings(fewer(0.25), phases=NO_SHRINKING)
 @given(st.data())
 def test_a_checkpoint_cut_short_anywhere_is_refused_by_name(intact, tmp_path_factory, data):
-    with pytest.raises(ToylabError, match=r"checkpoint\.safetensors: .*delete this file and run"):
+    with pytest.raises(ToylabError, match=r"checkpoint\.safetensors: .*delete it and rerun"):
         resume_from(cut_short(intact, data), tmp_path_factory.mktemp("cut"))
 
 

@@ -28,7 +28,7 @@ from toylab.lessons import EXERCISES
 Cell = dict[str, Any]
 Notebook = dict[str, Any]
 
-POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
+OTTER_POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
 """Difficulties of an exercise, and the points of an assignment."""
 
 _GOALS = re.compile(r"^\*\*Learning goals\*\*\n\n((?:- .*\n)+)", re.MULTILINE)
@@ -87,10 +87,10 @@ def lesson_paths() -> list[Path]:
     return paths
 
 
-def read_notebook(path: Path) -> Notebook:
+def read_notebook(path: Path | str) -> Notebook:
     """A notebook with the source of every cell as one string."""
     with file_errors(path):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell["source"])
     return notebook
@@ -108,7 +108,7 @@ def read_outline(cells: Sequence[Cell]) -> Outline:
         raise ToylabError(f"{prose.splitlines()[0]}: has no learning goals or no time; see toylab.lessons.notebooks")
     asked = []
     for title, difficulty, minutes, reason in _EXERCISE.findall(prose):
-        if difficulty not in POINTS:
+        if difficulty not in OTTER_POINTS:
             raise ToylabError(f"exercise={title!r}: has no difficulty, minutes and reason; write them after its title")
         asked.append(Asked(title=title, difficulty=difficulty, minutes=int(minutes), reason=" ".join(reason.split())))
     return Outline(
@@ -127,14 +127,14 @@ def questions(cells: Sequence[Cell]) -> list[Question]:
             continue
         task, solution = (cells[near]["source"] for near in (place - 1, place + 1))
         announced, solved = _EXERCISE.search(task), _SOLUTION.search(solution)
-        if announced is None or announced[2] not in POINTS or solved is None:
+        if announced is None or announced[2] not in OTTER_POINTS or solved is None:
             raise ToylabError(f"exercise={call[1]!r}: needs a task in the cell before and a solution in the one after")
         nodes = ast.parse(cell["source"]).body
         imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
         found.append(
             Question(
                 name=call[1],
-                points=POINTS[announced[2]],
+                points=OTTER_POINTS[announced[2]],
                 place=place,
                 stub=cell["source"],
                 filled="\n\n\n".join(filter(None, ["\n".join(imports), solved[1].strip(), call[0]])),

@@ -77,7 +77,9 @@ def whole_rows(model: nn.Module, batch: Batch) -> Float[Tensor, "batch answer to
 
 def shared_prefixes(model: Transformer, batch: Batch) -> Float[Tensor, "batch answer token"]:
     """Logits of the answers, with every distinct prefix of consecutive rows computed once; see
-    `toylab.proofs.prefixes`."""
+    `toylab.proofs.prefixes`. With hooks, which expect whole rows, every row whole."""
+    if has_hooks(*model.modules()):
+        return whole_rows(model, batch)
     logits = prefix_logits(model, tokens_for(model, batch.tokens), torch.from_numpy(_scored(batch)))
     return whole_rows(model, batch) if bool(logits.isnan().any()) else logits
 

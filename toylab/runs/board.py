@@ -33,7 +33,7 @@ from toylab.verdicts.judgement import (
 HEADINGS = ["Verdict", "Claim", "Paper", "Measured", "Seeds", "CPU-s"]
 
 
-def board_page(studies: Sequence[StudyVerdicts], folder: Path | None = None) -> str:
+def board_page(studies: Sequence[StudyVerdicts], folder: Path | str | None = None) -> str:
     """The scoreboard as an HTML page that sorts and filters the claims; all inserted text is escaped.
 
     Args:
@@ -89,7 +89,7 @@ def _study(study: StudyVerdicts) -> str:
 <pre tabindex="0">{escape(f"{study.command}  # {study.date}, {study.machine}")}</pre></section>"""
 
 
-def _claim(study: StudyVerdicts, claim: Judgement, folder: Path | None) -> str:
+def _claim(study: StudyVerdicts, claim: Judgement, folder: Path | str | None) -> str:
     """The row of a claim, and the row below with its figure and further facts, which `board.js` folds."""
     id, kind = claim_anchor(f"{study.study}-{claim.id}"), "" if claim.kind == "paper" else KINDS_IN_WORDS[claim.kind]
     link, cost = escape(study.link(claim)), study.costs.get(claim.id)
@@ -112,10 +112,10 @@ def _claim(study: StudyVerdicts, claim: Judgement, folder: Path | None) -> str:
 <p class=note><a href="{link}">{escape(claim.id)} on the page of the run</a></p></td></tr></tbody>"""
 
 
-def _figure(study: StudyVerdicts, claim: Judgement, folder: Path | None) -> str:
+def _figure(study: StudyVerdicts, claim: Judgement, folder: Path | str | None) -> str:
     """The figure of a claim beside the page; empty if the folder does not hold it."""
     name = study.figures.get(claim.id, "")
-    if not name or folder is None or not (folder / study.folder / f"figures/{name}.svg").is_file():
+    if not name or folder is None or not (Path(folder) / study.folder / f"figures/{name}.svg").is_file():
         return ""
     source = escape(f"{quote(study.folder, safe='')}/figures/{quote(name)}.svg")
     words = escape(f"Figure of the claim: {claim.statement} Measured: {measured_in_words(claim)}.")

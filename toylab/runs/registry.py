@@ -100,7 +100,7 @@ def study_of_folder(name: str, folder: Path | str, study_class: type | None, com
             "in Python)"
         )
     if name.startswith(TRAINED_ON):
-        raise ToylabError(f"{folder}: holds no run of a study, but a {name}; use toylab survey {folder}")
+        raise ToylabError(f"{folder}: holds no run of a study, but a {name}; give it to toylab survey {folder}")
     return load_study(name)
 
 
