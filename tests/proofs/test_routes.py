@@ -16,7 +16,7 @@ from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoder
 from toylab.model.layers import short_softmax
 from toylab.model.strategies import model_configs
 from toylab.model.transformer import Transformer
-from toylab.probes import watch
+from toylab.probes import edit, watch
 from toylab.proofs import prefixes, properties
 from toylab.proofs.routes import (
     answers_due,
@@ -76,7 +76,16 @@ def test_shared_prefixes_give_the_logits_of_whole_rows(task, config, seed, data)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_shared_prefix_is_computed_once():
+def test_a_model_with_hooks_takes_whole_rows():
+    task = Polynomial(p=3, lengths=4)
+    model = Transformer.for_task(task, ModelConfig(width=8))
+    batch = task.enumerate(4, np.arange(task.count(4)))
+    with torch.no_grad(), edit(model, {"blocks.0.attn.z": lambda z: 2 * z}):
+        assert torch.equal(shared_prefixes(model, batch), whole_rows(model, batch))
+
+
+def test_a_shared_prefix_is_computed_once(monkeypatch):
+    monkeypatch.setattr("toylab.proofs.routes.has_hooks", lambda *modules: False)  # the hooks here only count rows
     task = Polynomial(p=3, lengths=4)
     model = Transformer.for_task(task, ModelConfig(width=8))
     with torch.no_grad(), watch(model, "embed", every_call=True) as cache:

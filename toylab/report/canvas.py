@@ -20,6 +20,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
 
+from toylab.files import sha256_of
+
 ACCURACY, CARRY, INPUT_END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour per quantity: accuracy, attention on x_t, attention on the end of the input."""
 
@@ -76,7 +78,11 @@ def to_svg(figure: Figure, salt: str = "toylab") -> str:
     with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # glyphs missing in our font may exist in the reader's
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return NO_XML.sub("\ufffd", buffer.getvalue())
+    # Clip paths are numbered, since matplotlib names them by the last digits of a layout, which differ between runs.
+    svg = NO_XML.sub("\ufffd", buffer.getvalue())
+    names = dict.fromkeys(re.findall(r'<clipPath id="(p[0-9a-f]{10})"', svg))
+    numbers = {name: f"p{sha256_of(f'{salt} {number}'.encode())[:10]}" for number, name in enumerate(names)}
+    return re.sub(r"\bp[0-9a-f]{10}\b", lambda name: numbers.get(name[0], name[0]), svg)
 
 
 def whole_figure(artist: Figure | Axes) -> Figure:

@@ -157,7 +157,9 @@ def stored_models(path: Path | str, task_class: type | None = None) -> list[Stor
     files = [job / "model.safetensors" for job in jobs if exists(job / "model.safetensors")]
     if not files:
         others = sorted(run.glob("seed-*/*/model.safetensors"))
-        keep = "run it, or if it is done, train its models again with toylab.runs.store.train_and_keep, which stores them"
+        keep = (
+            "run it, or if it is done, train its models again with toylab.runs.store.train_and_keep, which stores them"
+        )
         remedy = f"give the folder of one, such as {others[0].parent}" if others else keep
         raise ToylabError(f"{path}: holds no model; {remedy}")
     task_of = _training_task if is_training(path) else _job_task
