@@ -119,6 +119,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     return FINITE if kind is float else st.from_type(kind)
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("kind", RESULTS)
 @settings(fewer(0.3), phases=[Phase.generate])  # the simplest of hundreds of fields takes minutes to find
 @given(st.data())
