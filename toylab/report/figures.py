@@ -293,7 +293,8 @@ def plot_dose_response(
         ax.plot(doses, shares, style, marker=marker, color=colour, linewidth=1.4, label=name, **POINTS)
     if mark is not None:
         ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
-    ax.set_ylim(-0.03, 1.05)
+    points = [share for _, shares in groups.values() for share in shares]
+    ax.set_ylim(min([0, *points]) - 0.03, max([1, *points]) + 0.05)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax)

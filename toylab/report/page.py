@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -62,16 +61,8 @@ class Picture:
 def picture(title: str, caption: str, drawn: Figure | Axes) -> Picture:
     """A `Picture` from a matplotlib figure or axes, which is then set again for narrow screens."""
     figure = whole_figure(drawn)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "constrained_layout not applied")  # with many rows, labels may need more room
-        svg = to_svg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "constrained_layout not applied")
-        try:
-            narrow = to_svg(figure, "narrow") if set_narrow(figure) else ""
-        except UserWarning:  # the panels have no room in one column
-            narrow = ""
-    return Picture(title, caption, svg, narrow=narrow)
+    svg = to_svg(figure)
+    return Picture(title, caption, svg, narrow=to_svg(figure, "narrow") if set_narrow(figure) else "")
 
 
 class NotMeasuredError(Exception):
