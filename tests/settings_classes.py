@@ -9,7 +9,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.runs import registry
 from toylab.survey import Recipe
-from toylab.tasks import ConceptGrammar, Styles
+from toylab.tasks import ConceptGrammar, PromptsOfKind, Styles
 from toylab.training.loop import TrainConfig
 from toylab.training.losses import Unlearning
 
@@ -17,6 +17,7 @@ STUDIES = [registry.load_study(name).STUDY for name in registry.study_names()]
 SETTINGS = [
     *tasks.TASKS,
     ConceptGrammar,
+    PromptsOfKind,
     Styles,
     ModelConfig,
     EncoderDecoderConfig,
@@ -30,7 +31,7 @@ RESULTS = list(
 )
 
 
-def made(kind: type, **changes: Any) -> Any:
+def made(kind: type, /, **changes: Any) -> Any:
     """An object of settings made without the run-time type checks of the tests, which would come first."""
     settings = object.__new__(kind)
     inspect.unwrap(kind.__init__)(settings, **changes)
