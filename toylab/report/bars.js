@@ -3,9 +3,9 @@
 "use strict";
 function toyBars(root, film, state) {
   const { element } = toyPage, at = (id) => root.querySelector(`#viewer-${id}`);
-  const titles = Object.keys(film.scenes), last = film.steps.length - 1, HIGH = 16, WIDE = 420;
+  const titles = Object.keys(film.scenes), HIGH = 16, WIDE = 420;
   const left = 16 + 6 * Math.max(...film.names.map((name) => name.length));
-  let bars = [], across, timer = null;
+  let bars = [], across;
 
   const frames = () => film.scenes[titles[Number(at("scene").value)]];
   const frame = () => Number(at("step").value);
@@ -30,51 +30,21 @@ function toyBars(root, film, state) {
   }
 
   function draw() {
-    const step = film.steps[frame()], values = frames()[frame()];
+    const values = frames()[frame()];
     bars.forEach((bar, n) => {
       bar.setAttribute("x", across(Math.min(0, values[n])));
       bar.setAttribute("width", Math.abs(across(values[n]) - across(0)));
     });
     const order = values.map((_, n) => n).sort((a, b) => values[b] - values[a]);
     const told = (n) => `${film.names[n]} ${values[n].toFixed(2)}`;
-    at("cell").textContent = `Step ${step}: highest ${order.slice(0, 3).map(told).join(", ")}; lowest ${told(order.at(-1))}.`;
-    at("at").textContent = step;
-    at("step").setAttribute("aria-valuetext", `step ${step}`);
-  }
-
-  function go(n) {
-    at("step").value = n;
-    draw();
-  }
-
-  function stop() {
-    clearInterval(timer);
-    timer = null;
-    at("play").textContent = "Play";
-  }
-
-  function play() {
-    if (frame() === last) go(0);
-    at("play").textContent = "Pause";
-    timer = setInterval(() => (frame() === last ? stop() : go(frame() + 1)), 200);
-  }
-
-  function choose(n) { // by the reader, which ends the playing and changes the link
-    stop();
-    go(n);
-    state.keep({ step: film.steps[n], scene: at("scene").value });
+    const highest = order.slice(0, 3).map(told).join(", ");
+    at("cell").textContent = `Step ${film.steps[frame()]}: highest ${highest}; lowest ${told(order.at(-1))}.`;
   }
 
   titles.forEach((title, n) => at("scene").append(new Option(title, n)));
   if (titles[state.get("scene")]) at("scene").value = state.get("scene");
-  at("step").max = last;
   build();
-  const linked = film.steps.indexOf(Number(state.get("step") ?? NaN));
-  const still = linked >= 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
-  go(linked >= 0 ? linked : still ? last : 0);
-  if (!still) play();
-  at("step").addEventListener("input", () => choose(frame()));
-  at("scene").addEventListener("change", () => { build(); choose(frame()); });
-  at("play").addEventListener("click", () => (timer ? stop() : play()));
-  addEventListener("beforeprint", () => { stop(); go(last); });
+  const kept = () => ({ scene: at("scene").value });
+  const choose = toyPage.player(at, { steps: film.steps, delay: 200, draw, kept }, state);
+  at("scene").addEventListener("change", () => { build(); choose(); });
 }

@@ -127,5 +127,48 @@ const toyPage = (() => {
     };
   }
 
-  return { SVG, element, mathematics, heatMap, start };
+  // A player of recorded steps, by the elements "step", "at" and "play" that `at` finds: it starts at the step of the
+  // link, or else plays once from the first, unless reduced motion is asked for. `draw` shows the frame of the slider,
+  // and `kept` has what the link keeps beside the step. Returns `choose`, for a frame that the reader chooses.
+  function player(at, { steps, delay, draw, kept }, state) {
+    const last = steps.length - 1, frame = () => Number(at("step").value);
+    let timer = null;
+
+    function go(n) {
+      at("step").value = n;
+      at("at").textContent = steps[n];
+      at("step").setAttribute("aria-valuetext", `step ${steps[n]}`);
+      draw();
+    }
+
+    function stop() {
+      clearInterval(timer);
+      timer = null;
+      at("play").textContent = "Play";
+    }
+
+    function play() {
+      if (frame() === last) go(0);
+      at("play").textContent = "Pause";
+      timer = setInterval(() => (frame() === last ? stop() : go(frame() + 1)), delay);
+    }
+
+    function choose(n = frame()) { // by the reader, which ends the playing and changes the link
+      stop();
+      go(n);
+      state.keep({ step: steps[n], ...kept() });
+    }
+
+    at("step").max = last;
+    const linked = steps.indexOf(Number(state.get("step") ?? NaN));
+    const still = linked >= 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
+    go(linked >= 0 ? linked : still ? last : 0);
+    if (!still) play();
+    at("step").addEventListener("input", () => choose());
+    at("play").addEventListener("click", () => (timer ? stop() : play()));
+    addEventListener("beforeprint", () => { stop(); go(last); });
+    return choose;
+  }
+
+  return { SVG, element, mathematics, heatMap, player, start };
 })();

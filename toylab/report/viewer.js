@@ -12,7 +12,6 @@ function toyViewer(root, film, state) {
   }
   const scenes = film.scenes.map((scene) => ({ ...scene, layers: scene.layers.map(unpacked) }));
   const last = film.steps.length - 1;
-  let timer = null;
 
   const scene = () => scenes[Number(at("scene").value)];
   const frame = () => Number(at("step").value);
@@ -43,8 +42,6 @@ function toyViewer(root, film, state) {
 
   function draw() {
     pattern.draw(weight);
-    at("at").textContent = film.steps[frame()];
-    at("step").setAttribute("aria-valuetext", `step ${film.steps[frame()]}`);
     for (const line of root.querySelectorAll("#viewer-curves .now")) {
       for (const end of ["x1", "x2"]) line.setAttribute(end, across(frame()));
     }
@@ -80,29 +77,6 @@ function toyViewer(root, film, state) {
     }
   }
 
-  function go(n) {
-    at("step").value = n;
-    draw();
-  }
-
-  function stop() {
-    clearInterval(timer);
-    timer = null;
-    at("play").textContent = "Play";
-  }
-
-  function play() {
-    if (frame() === last) go(0);
-    at("play").textContent = "Pause";
-    timer = setInterval(() => (frame() === last ? stop() : go(frame() + 1)), 350);
-  }
-
-  function choose(n) { // by the reader, which ends the playing and changes the link
-    stop();
-    go(n);
-    state.keep({ step: film.steps[n], head: at("head").value, scene: at("scene").value });
-  }
-
   scenes.forEach((one, n) => at("scene").append(new Option(one.title, n)));
   film.layers.forEach(({ title, heads }, layer) => {
     for (let number = 0; number < heads; number++) {
@@ -119,18 +93,12 @@ function toyViewer(root, film, state) {
   restore("head", state.get("head"));
   restore("scene", String(scenes.length - 1));
   restore("scene", state.get("scene"));
-  at("step").max = last;
   build();
   curves();
-  const linked = film.steps.indexOf(Number(state.get("step") ?? NaN));
-  const still = linked >= 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
-  go(linked >= 0 ? linked : still ? last : 0);
-  if (!still) play();
+  const kept = () => ({ head: at("head").value, scene: at("scene").value });
+  const choose = toyPage.player(at, { steps: film.steps, delay: 350, draw, kept }, state);
 
-  at("step").addEventListener("input", () => choose(frame()));
-  at("head").addEventListener("change", () => { build(); choose(frame()); });
+  at("head").addEventListener("change", () => { build(); choose(); });
   at("links").addEventListener("change", () => pattern.showLinks(at("links").checked));
-  at("scene").addEventListener("change", () => { build(); choose(frame()); });
-  at("play").addEventListener("click", () => (timer ? stop() : play()));
-  addEventListener("beforeprint", () => { stop(); go(last); });
+  at("scene").addEventListener("change", () => { build(); choose(); });
 }
