@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from hashlib import sha256
 from html import escape
 from xml.etree import ElementTree
+
+from toylab.files import sha256_of
 
 _LEFT_OUT = ("metadata", "style")
 """The style would hold for all elements of the page; `page.css` has it for figures alone."""
@@ -23,7 +24,7 @@ def inline_svg(svg: str) -> str:
     root = ElementTree.fromstring(svg)
     used = set(re.findall(r"#([^\s\"')]+)", svg))
     styles = Counter(element.attrib["style"] for element in root.iter() if "style" in element.attrib)
-    classes = {style: f"s{sha256(style.encode()).hexdigest()[:6]}" for style, count in styles.items() if count > 1}
+    classes = {style: f"s{sha256_of(style.encode())[:6]}" for style, count in styles.items() if count > 1}
     drawing = _element(root, used, classes)
     rules = "".join(f".{name}{{{_short_style(style)}}}" for style, name in classes.items())
     start = drawing.index(">") + 1

@@ -175,9 +175,10 @@ PAGE_SIZE = 1_450_000
 """Most bytes of a page: models of the live panel that would not fit are left out, but for the first."""
 
 
-def script_element(*names: str) -> str:
-    """The script element with these scripts; empty without any."""
-    return "<script>\n" + "\n".join(map(read_source, names)) + "</script>" if names else ""
+def script_element(*names: str, call: str = "") -> str:
+    """The script element with these scripts and a last line; empty without scripts."""
+    code = "\n".join([*map(read_source, names), call])
+    return f"<script>\n{code}\n</script>" if names else ""
 
 
 def fill_template(name: str, title: str, **parts: str) -> str:
@@ -226,8 +227,7 @@ def _scripts(film: HistoryPage | BarHistory | None, live: LivePanel | None) -> s
     panels |= {} if live is None else {"live": "toyLive"}
     names = dict.fromkeys(script for function in panels.values() for script in SCRIPTS[function])
     calls = ", ".join(f"{section}: {function}" for section, function in panels.items())
-    code = "\n".join([*map(read_source, names), f"toyPage.start({{ {calls} }});"])
-    return f"<script>\n{code}\n</script>" if panels else ""
+    return script_element(*names, call=f"toyPage.start({{ {calls} }});")
 
 
 Threshold = tuple[float | int | None, float | int | None]
