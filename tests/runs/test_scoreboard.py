@@ -59,7 +59,7 @@ def runs(made, monkeypatch) -> Path:
 @pytest.fixture(params=SHORT)
 def judged(request, monkeypatch) -> JudgedRun:
     """Short runs of all studies, judged, without the lines of their figures."""
-    monkeypatch.setattr("toylab.report.page.to_svg", lambda figure: "")
+    monkeypatch.setattr("toylab.report.page.to_svg", lambda figure, salt="": "")
     return judge_run(request.getfixturevalue(SHORT[request.param]))
 
 

@@ -1,5 +1,5 @@
-"""Schematics of the circuits and interventions of the lessons: boxes, arrows and tokens, a function from nothing to a
-figure each, and the weights of a circuit by slot.
+"""Schematics of the circuits and interventions of the lessons, of boxes, arrows and tokens, one function without
+arguments per figure; and the weights of a circuit by slot.
 
 One vocabulary: white boxes are tokens and vectors, grey boxes are modules; a thick line is a path of the circuit, a
 dashed line a path that is blocked or removed. Nothing is told by colour alone, and letters have at least 10 points at
