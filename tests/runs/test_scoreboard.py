@@ -59,8 +59,9 @@ def runs(made, monkeypatch) -> Path:
 @pytest.fixture(params=SHORT)
 def judged(request, monkeypatch) -> JudgedRun:
     """Short runs of all studies, judged, without the lines of their figures."""
+    run = request.getfixturevalue(SHORT[request.param])  # with a page, whose figures have lines
     monkeypatch.setattr("toylab.report.page.to_svg", lambda figure, salt="": "")
-    return judge_run(request.getfixturevalue(SHORT[request.param]))
+    return judge_run(run)
 
 
 def standing(words: str = "words", **fields) -> StudyVerdicts:
