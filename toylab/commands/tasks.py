@@ -36,7 +36,7 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
         for name, path in packaged(category).items():
             print(_entry(name, f"{category} of an installed package, {path}"))
     print("Next: `toylab show parity` prints rows of a task; `toylab run iteration-head` takes")
-    print("about seven minutes on two cores and writes a report page.")
+    print("about ten minutes on two cores and writes a report page.")
 
 
 def _entry(name: str, text: str | None) -> str:
