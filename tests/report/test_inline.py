@@ -91,3 +91,16 @@ def test_a_text_stays_the_same_text(words, sign):
     ax = figures.plot_curves({"one": ([0, 1], [0.0, 1.0])}, ylabel="y", title=words + sign)
     svg = canvas.to_svg(ax.figure)
     assert drawn(inline_svg(svg)) == drawn(svg)
+
+
+def test_an_id_that_figures_of_a_page_share_names_one_shape():
+    panels = (
+        figures.plot_panels({f"{n}": {"a": ([0, 1], [0, 1])} for n in range(1, size)}, ylabel="y") for size in (2, 4)
+    )
+    page = "<page>" + "".join(inline_svg(canvas.to_svg(figure)) for figure in panels) + "</page>"
+    shapes: dict[str, set[bytes]] = {}
+    for element in ElementTree.fromstring(page).iter():
+        if name := element.get("id"):
+            shapes.setdefault(name, set()).add(ElementTree.tostring(element))
+    assert len(shapes) > 4
+    assert {name: shape for name, shape in shapes.items() if len(shape) > 1} == {}

@@ -78,11 +78,12 @@ def to_svg(figure: Figure, salt: str = "toylab") -> str:
     with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # glyphs missing in our font may exist in the reader's
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    # Clip paths are numbered, since matplotlib names them by the last digits of a layout, which differ between runs.
+    # matplotlib names clip paths by the last digits of a layout, which differ between runs; a name by the number in the
+    # figure would be that of another clip path in another figure of the page.
     svg = NO_XML.sub("\ufffd", buffer.getvalue())
-    names = dict.fromkeys(re.findall(r'<clipPath id="(p[0-9a-f]{10})"', svg))
-    numbers = {name: f"p{sha256_of(f'{salt} {number}'.encode())[:10]}" for number, name in enumerate(names)}
-    return re.sub(r"\bp[0-9a-f]{10}\b", lambda name: numbers.get(name[0], name[0]), svg)
+    shapes = dict(re.findall(r'<clipPath id="(p[0-9a-f]{10})">(.*?)</clipPath>', svg, flags=re.DOTALL))
+    names = {name: f"p{sha256_of(f'{salt} {shape}'.encode())[:10]}" for name, shape in shapes.items()}
+    return re.sub(r"\bp[0-9a-f]{10}\b", lambda name: names.get(name[0], name[0]), svg)
 
 
 def whole_figure(artist: Figure | Axes) -> Figure:
