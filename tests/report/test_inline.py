@@ -94,8 +94,8 @@ def test_a_text_stays_the_same_text(words, sign):
 
 
 def test_an_id_that_figures_of_a_page_share_names_one_shape():
-    drawn = (canvas.new_axes(width, 2) for width in (3, 5))
-    curves = (figures.plot_curves({"a": ([0, 1], [0, 1])}, ylabel="y", ax=ax) for ax in drawn)
+    axes = (canvas.new_axes(width, 2.0) for width in (3.0, 5.0))
+    curves = (figures.plot_curves({"a": ([0, 1], [0, 1])}, ylabel="y", ax=ax) for ax in axes)
     page = "<page>" + "".join(inline_svg(canvas.to_svg(ax.figure)) for ax in curves) + "</page>"
     shapes: dict[str, set[bytes]] = {}
     for element in ElementTree.fromstring(page).iter():

@@ -6,7 +6,7 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -114,6 +114,11 @@ def new_axes(width: float, height: float) -> Axes:
     return new_figure(width, height)[1][0, 0]
 
 
+def text_width(names: Iterable[str]) -> float:
+    """Inches for the longest of these names."""
+    return 0.085 * max(map(len, names), default=0)
+
+
 def add_legend(ax: Axes, **style: Any) -> None:
     """Add a legend of all labelled artists, also of labels that matplotlib skips, such as `_a`; none without labels."""
     shapes = (Line2D, Patch, Collection)
@@ -156,27 +161,33 @@ def set_narrow(figure: Figure) -> bool:
     if not panels or figure.get_figwidth() <= NARROW_WIDTH or any(crowded):
         return False
     figure.draw_without_rendering()
-    heights = [_narrow_height(ax) for ax in panels]
+    heights, legends = zip(*map(_narrow_heights, panels), strict=True)
     grid = GridSpec(len(panels), 1, figure=figure, height_ratios=heights)
     for row, ax in enumerate(panels):
         ax.set_subplotspec(grid[row, 0])
         _wrap_texts(ax)
-        _put_legend_below(ax)
     for ax in figure.axes:
         if not ax.axison:
             ax.remove()
-    figure.set_size_inches(NARROW_WIDTH, sum(heights))
+    figure.set_size_inches(NARROW_WIDTH, sum(heights) + sum(legends))
+    beside = [ax for ax, legend in zip(panels, legends, strict=True) if legend]
+    for ax in beside:
+        ax.get_legend().set_bbox_to_anchor((0, 0), transform=ax.transAxes)
+    figure.draw_without_rendering()
+    for ax in beside:  # below the labels of the axis, as high as they turned out
+        below = ScaledTranslation(-0.6, (ax.xaxis.get_tightbbox().y0 - ax.bbox.y0) / figure.dpi, figure.dpi_scale_trans)
+        ax.get_legend().set_bbox_to_anchor((0, 0), transform=ax.transAxes + below)
     return True
 
 
-def _narrow_height(ax: Axes) -> float:
-    """Inches for a panel with its labels and legend, before it is set again."""
+def _narrow_heights(ax: Axes) -> tuple[float | int, float | int]:
+    """Inches for a panel with its labels, and for a legend beside it, before it is set again."""
     legend, line = ax.get_legend(), 1.4 * TEXT_SIZE / 72
     inches = ax.get_window_extent().height / ax.figure.dpi + 4 * line
     rows = [label.get_text() for label in ax.get_yticklabels()]
     lines = max((len(textwrap.wrap(row, _ROW_LETTERS)) for row in rows), default=1)
     below = 0 if legend is None or not _is_beside(ax) else (len(legend.get_texts()) + 1) * line
-    return max(inches, lines * len(rows) * line + 4 * line) + below
+    return max(inches, lines * len(rows) * line + 4 * line), below
 
 
 _ROW_LETTERS, _LABEL_LETTERS = 15, 30
@@ -199,11 +210,3 @@ def _wrap_texts(ax: Axes) -> None:
 def _is_beside(ax: Axes) -> bool:
     legend = ax.get_legend()
     return legend is not None and bool(legend.get_bbox_to_anchor().x0 >= ax.bbox.x1 - 1)
-
-
-def _put_legend_below(ax: Axes) -> None:
-    legend = ax.get_legend()
-    if legend is not None and _is_beside(ax):
-        lines = 1 + ax.xaxis.label.get_text().count("\n")
-        below = ScaledTranslation(-0.6, -0.32 - 1.3 * lines * TEXT_SIZE / 72, ax.figure.dpi_scale_trans)
-        legend.set_bbox_to_anchor((0, 0), transform=ax.transAxes + below)

@@ -7,6 +7,7 @@ style and lightness as well as in colour, so that figures remain legible in grey
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor, log10
 from typing import Any
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from toylab.console import ToylabError
 from toylab.report.canvas import (
@@ -32,6 +33,7 @@ from toylab.report.canvas import (
     despine,
     new_axes,
     new_figure,
+    text_width,
     without_mathtext,
 )
 
@@ -112,19 +114,20 @@ def plot_by_seed(
     ax: Axes | None = None,
 ) -> Axes:
     """One row per group, with one point per seed for each quantity and a vertical line at their mean."""
-    ax = ax or new_axes(6.4, 0.42 * len(groups) + 1.2)
     names = _quantities(groups)
+    ax = ax or new_axes(3.8 + text_width(groups) + text_width(names), 0.42 * len(groups) + 1.2)
     if len(names) > len(MARKS):
-        most = f"at most {len(MARKS)} are distinguishable, so split the figure"
-        raise ToylabError(f"groups: have {len(names)} quantities; {most}")
+        raise ToylabError(
+            f"groups: {len(names)} quantities; split the figure: at most {len(MARKS)} are distinguishable"
+        )
     marks = dict(zip(names, MARKS, strict=False))
-    for row, (_, quantities) in enumerate(groups.items()):
-        for number, name in enumerate(marks):
+    for name, (marker, colour) in marks.items():
+        ax.plot([], [], marker, color=colour, alpha=0.75, **POINTS, label=name)
+    for row, quantities in enumerate(groups.values()):
+        for number, (name, (marker, colour)) in enumerate(marks.items()):
             values = quantities.get(name, ())
             height = row + 0.16 * (number - (len(marks) - 1) / 2) * 2
-            marker, colour = marks[name]
-            ax.plot(values, [height] * len(values), marker, color=colour, alpha=0.75, **POINTS,
-                    label=name if row == _first_with(groups, name) else None)  # fmt: skip
+            ax.plot(values, [height] * len(values), marker, color=colour, alpha=0.75, **POINTS)
             if len(values):
                 ax.plot([np.mean(values)] * 2, [height - 0.14, height + 0.14], color=colour, linewidth=1.5)
     if chance is not None:
@@ -202,8 +205,8 @@ def plot_stacked_shares(
     shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax: Axes | None = None
 ) -> Axes:
     """Stacked bars of shares that sum to one, one bar per row; each class has one shade and hatch in all rows."""
-    ax = ax or new_axes(6.6, 0.5 * len(shares) + 1.3)
-    names = list(dict.fromkeys(name for row in shares.values() for name in row))
+    names = _quantities(shares)
+    ax = ax or new_axes(3.8 + text_width(shares) + text_width(names), 0.5 * len(shares) + 1.3)
     shades = mpl.colormaps["cividis"](np.linspace(0.05, 0.95, len(names)))
     for number, name in enumerate(names):
         values = np.array([row.get(name, 0.0) for row in shares.values()])
@@ -339,21 +342,24 @@ def plot_heatmap(
 
     Cells with at least a quarter of the largest magnitude show their number, and a scale at the right shows the shades.
     """
-    height = 0.3 * len(values) + 1.0 + 0.09 * max(map(len, columns), default=0)
-    ax = ax or new_axes(0.4 * len(columns) + 1.2 + 0.09 * max(map(len, values), default=0), height)
+    ax = ax or new_axes(0.4 * len(columns) + 1.2 + text_width(values), 0.3 * len(values) + 1.0 + text_width(columns))
     table = np.array(list(values.values()), dtype=float).reshape(len(values), len(columns))
-    largest = max(float(np.abs(table).max(initial=0)), 1e-12)
+    largest = float(np.abs(table).max(initial=0)) or 1.0
     lowest = -largest if table.min(initial=0) < 0 else 0.0
+
+    def text(number: float | int, _: object = None) -> str:
+        return f"{number:.{max(1 - floor(log10(largest)), 0)}f}".replace("0.", ".") if number else "0"
+
     if table.size:
         shades = ax.imshow(table, cmap=_SIGNED, vmin=-largest, vmax=largest, aspect="auto")
-        scale = ax.figure.colorbar(shades, ax=ax, ticks=[lowest, 0, largest], format="%.2g", aspect=12, pad=0.02)
+        ticks = sorted({lowest, 0.0, largest})
+        scale = ax.figure.colorbar(shades, ax=ax, ticks=ticks, format=FuncFormatter(text), aspect=12, pad=0.02)
         scale.ax.set_ylim(lowest, largest)
     for (row, column), number in np.ndenumerate(table):
         if number < 0:
             ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="0.7", hatch="////", linewidth=0))
         if abs(number) / largest >= 0.25:
-            label = f"{number:.0f}" if abs(number) >= 99.5 else f"{number:.2g}".replace("0.", ".")
-            ax.text(column, row, label, ha="center", va="center", bbox=_PLATE)
+            ax.text(column, row, text(number), ha="center", va="center", bbox=_PLATE)
     ax.set(xlim=(-0.5, max(len(columns), 1) - 0.5), ylim=(max(len(values), 1) - 0.5, -0.5), xlabel=xlabel)
     ax.set_xticks(range(len(columns)), columns, rotation=90, **LITERAL_TEXT)
     ax.set_yticks(range(len(values)), list(values), **LITERAL_TEXT)
@@ -392,9 +398,5 @@ def plot_intervals(
     return despine(ax)
 
 
-def _quantities(groups: Mapping[str, Mapping[str, Sequence[float | int]]]) -> list[str]:
+def _quantities(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for quantities in groups.values() for name in quantities))
-
-
-def _first_with(groups: Mapping[str, Mapping[str, Sequence[float | int]]], name: str) -> int:
-    return next(row for row, quantities in enumerate(groups.values()) if name in quantities)

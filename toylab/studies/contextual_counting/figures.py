@@ -75,9 +75,9 @@ def counting_history(results: Conditions, out: Path) -> HistoryPage | None:
     page = read_history(
         folder / COUNTING_FILM,
         "Watch it form",
-        f"Attention on a held-out string at every evaluation during training of seed {seed}; dark cells have high "
-        "attention. Red squares: the counted ones of each region (decoder), the preceding brackets (encoder). As the "
-        "circuit forms, the attention of a region on its n ones approaches n / (n + K).",
+        f"Attention on a held-out string at every evaluation during training of seed {seed}. Red squares: "
+        "the counted ones of each region (decoder), the preceding brackets (encoder). "
+        "As the circuit forms, the attention of a region on its n ones approaches n / (n + K).",
         read_metrics(folder / "metrics.jsonl"),
         {"accuracy": "accuracy"},
     )

@@ -143,7 +143,7 @@ def _draw_emergence(results: Conditions, out: Path) -> Picture:
 
 
 CONDITION_TITLES = {
-    "fresh": "polynomials drawn with each seed",
+    "fresh": "polynomials sampled with each seed",
     "one-head": "one head in each layer",
     "one-layer": "one layer",
     "one-length": "one input length only",

@@ -39,9 +39,8 @@ def draw(results: Conditions) -> list[Picture]:
     ):
         conditions = {title: results[name] for name, title in titles.items() if _all_have(results[name], part)}
         if conditions:
-            seeds = sorted({seed for by_seed in conditions.values() for seed in by_seed})
-            seeds_text = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-            rendered.append(figure_of(conditions, seeds_text))
+            seeds = {seed for by_seed in conditions.values() for seed in by_seed}
+            rendered.append(figure_of(conditions, f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"))
     return rendered
 
 
@@ -69,7 +68,8 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     return LivePanel(
         task=task,
         caption="Type two operators and a text: the model applies both to every letter, or refuses with NULL. The "
-        "slider adds a multiple of the weight change of SSFT to the base: 0 is the base, 1 the fine-tuned model.",
+        "slider adds a multiple of the weight change of SSFT to the base: 0 is the base, 1 the fine-tuned model. "
+        "Red squares: the letter to be transformed.",
         claim="refuse",
         examples=examples,
         models=models,
@@ -102,7 +102,7 @@ def _outcomes(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
     return picture(
         "What is written",
         f"Free-running greedy answers by prompt set; mean over {seeds}. Complies: the requested letters; refuses: "
-        "NULL; other: neither, a failed jailbreak without refusal.",
+        "NULL; neither: a failed jailbreak without refusal.",
         figure,
     )
 

@@ -180,8 +180,8 @@ def _draw_separability(results: Conditions, study: Settings) -> Picture:
     return picture(
         "When a vector can steer",
         "Share of full training's gain that the last layer's vector recovers, in bases whose openers have more or less "
-        "similar unembedding rows; one line per seed. Right: against the bound of the pre-flight check; dotted line: "
-        "the bound below which it refuses.",
+        "similar unembedding rows; one line per seed. Second panel: against the bound of the pre-flight check; dotted "
+        "line: the bound below which it refuses.",
         figure,
     )
 
