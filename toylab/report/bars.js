@@ -3,8 +3,8 @@
 "use strict";
 function toyBars(root, film, state) {
   const { element } = toyPage, at = (id) => root.querySelector(`#viewer-${id}`);
-  const titles = Object.keys(film.scenes), HIGH = 16, WIDE = 420;
-  const left = 16 + 6 * Math.max(...film.names.map((name) => name.length));
+  const titles = Object.keys(film.scenes), HIGH = 16, WIDE = 360;
+  const left = 16 + 8 * Math.max(...film.names.map((name) => name.length));
   let bars = [], across;
 
   const frames = () => film.scenes[titles[Number(at("scene").value)]];

@@ -147,7 +147,7 @@ def without_mathtext(ax: Axes) -> Axes:
 
 NARROW_WIDTH = 3.1
 """Width in inches of a figure that a screen of 360 pixels shows in full."""
-MOST_COLUMNS, MOST_NUMBERED = 16, 6
+MOST_COLUMNS, MOST_NUMBERED = 16, 4
 """Columns of a heat map, and of one with numbers in its cells, up to which it is legible at that width."""
 
 

@@ -117,9 +117,7 @@ def plot_by_seed(
     names = _quantities(groups)
     ax = ax or new_axes(3.8 + text_width(groups) + text_width(names), 0.42 * len(groups) + 1.2)
     if len(names) > len(MARKS):
-        raise ToylabError(
-            f"groups: {len(names)} quantities; split the figure: at most {len(MARKS)} are distinguishable"
-        )
+        raise ToylabError(f"groups: {len(names)} quantities; split the figure: at most {len(MARKS)} can be told apart")
     marks = dict(zip(names, MARKS, strict=False))
     for name, (marker, colour) in marks.items():
         ax.plot([], [], marker, color=colour, alpha=0.75, **POINTS, label=name)

@@ -56,7 +56,7 @@ const toyPage = (() => {
     let cells = [], marks, box, cursor = null, left, top;
 
     function build(queries, keys, links) {
-      const longest = (names) => Math.min(24 + 6 * Math.max(...names.map((name) => name.length)), 176);
+      const longest = (names) => Math.min(24 + 8 * Math.max(...names.map((name) => name.length)), 176);
       left = longest(queries);
       top = longest(keys);
       const width = left + keys.length * CELL + 2, height = top + queries.length * CELL + 2;

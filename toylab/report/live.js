@@ -163,7 +163,7 @@ function toyLive(root, panel, state) {
 
   const pattern = toyPage.heatMap(at("pattern"), (query, key) => {
     const share = shown()[query]?.[key] ?? 0, [rows, columns] = sides();
-    at("cell").textContent = `${query} (${rows[query]}) attends to ${key} (${columns[key]}): ${share.toFixed(3)}`
+    at("cell").textContent = `position ${query} (${rows[query]}) attends to position ${key} (${columns[key]}): ${share.toFixed(3)}`
       + (moved[site(at("head").value)]?.[query] === undefined ? "" : ", moved here by you");
   }, (query, key) => {
     (moved[site(at("head").value)] ??= {})[query] = key;
@@ -236,7 +236,7 @@ function toyLive(root, panel, state) {
     if (mark) add("bound", mark);
     add("value", value);
     bar.setAttribute("aria-hidden", "true");
-    const number = make("b", "", value.toFixed(3)), details = mathematics(more ? ` (${more})` : "");
+    const number = make("b", "", value.toFixed(3)), details = mathematics(more ? ` (${more})`.replaceAll(" = ", "\u00a0=\u00a0") : "");
     return make("div", "reading", "", make("p", "cell", "", ...mathematics(`${name}: `), number, ...details), bar);
   }
 

@@ -121,7 +121,7 @@ def _draw_attention(none: dict[int, CountingResult]) -> Picture:
     example = none[seed].example
     tokens, regions = example.tokens, list(enumerate(example.regions))
     width = max(0.26 * len(tokens) + 1.2, 5)  # room for the names of the regions
-    figure, axes = canvas.new_figure(width, width + 2.2, rows=2, height_ratios=[len(tokens), len(example.decoder) + 3])
+    figure, axes = canvas.new_figure(width, width + 1.2, rows=2, height_ratios=[len(tokens), len(example.decoder) + 3])
     ones = [(region, position) for position, region in regions if region and tokens[position] == "1"]
     bracket_links = [(position, key) for _, position in ones for key in range(position) if tokens[key] in "[]"]
     top, bottom = axes[:, 0]

@@ -125,7 +125,7 @@ def _draw_heads(main: dict[int, IterationResult]) -> Picture:
 def _draw_emergence(results: Conditions, out: Path) -> Picture:
     panels = [
         ("end_of_input", "attention on EoI,\nbest earlier head", canvas.INPUT_END, None),
-        ("carry", "share of steps\nattending to x_t", canvas.CARRY, PEAKED_SHARE),
+        ("carry", "share of steps\nattending to x\u209c", canvas.CARRY, PEAKED_SHARE),
         ("accuracy", "sequence accuracy", canvas.ACCURACY, LEARNED),
     ]
     figure, axes = canvas.new_figure(6.4, 6.6, rows=3)
@@ -159,7 +159,7 @@ def _draw_conditions(results: Conditions, main: str) -> Picture:
         seed_results = list(results_by_seed.values())
         groups[title] = {"sequence accuracy": [r.mean_accuracy for r in seed_results]}
         if seed_results[0].head is not None:
-            groups[title]["share of steps attending to x_t"] = [r.head.carry for r in seed_results]
+            groups[title]["share of steps attending to x\u209c"] = [r.head.carry for r in seed_results]
     return picture(
         "What it takes",
         "One point per seed; vertical lines are means, while the claims judge medians or shares of seeds. Accuracy is "
