@@ -172,11 +172,12 @@ def set_narrow(figure: Figure) -> bool:
     figure.set_size_inches(NARROW_WIDTH, sum(heights) + sum(legends))
     beside = [ax for ax, legend in zip(panels, legends, strict=True) if legend]
     for ax in beside:
-        ax.get_legend().set_bbox_to_anchor((0, 0), transform=ax.transAxes)
+        ax.get_legend().set_in_layout(False)
     figure.draw_without_rendering()
     for ax in beside:  # below the labels of the axis, as high as they turned out
         below = ScaledTranslation(-0.6, (ax.xaxis.get_tightbbox().y0 - ax.bbox.y0) / figure.dpi, figure.dpi_scale_trans)
         ax.get_legend().set_bbox_to_anchor((0, 0), transform=ax.transAxes + below)
+        ax.get_legend().set_in_layout(True)
     return True
 
 

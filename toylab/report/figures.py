@@ -188,14 +188,14 @@ def plot_agreement(
     groups: Mapping[str, Sequence[tuple[float | int, float | int]]], *, xlabel: str, ylabel: str, ax: Axes | None = None
 ) -> Axes:
     """Predicted against measured values, one marker per group, with the line of equality."""
-    ax = ax or new_axes(4.4, 3.8)
+    ax = ax or new_axes(4.8 + text_width(groups), 3.8)
     low = min([0.5, *(min(pair) for pairs in groups.values() for pair in pairs)]) - 0.05
     ax.plot([low, 1.1], [low, 1.1], color="0.6", linewidth=0.8)
     for (name, pairs), (marker, colour) in zip(groups.items(), MARKS, strict=False):
         x, y = np.array(pairs).T
         ax.plot(x, y, marker, color=colour, alpha=0.6, **POINTS, label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    add_legend(ax, loc="upper left")
+    add_legend(ax, **LEGEND_BESIDE)
     return despine(ax)
 
 

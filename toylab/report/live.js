@@ -256,7 +256,10 @@ function toyLive(root, panel, state) {
     const boxes = Array.from({ length: heads }, (_, h) => part(`${name}.${h}`, `head ${h}`,
       () => (gains[`${point}.${h}`] ?? 1) !== 0, (on) => { gains[`${point}.${h}`] = Number(on); }));
     if (mlp.length) boxes.push(outputs(mlp[0], "MLP", mlp), outputs(name, "attention and MLP", [attended, ...mlp]));
-    at("parts").append(make("div", "group", "", make("b", "", title), ...boxes));
+    const group = make("div", "group", "", make("b", "", title), ...boxes);
+    group.role = "group";
+    group.ariaLabel = title;
+    at("parts").append(group);
   }
 
   function changed() {
