@@ -87,3 +87,25 @@ def test_panels_that_are_compared_have_the_same_scale():
         one, other = (getattr(ax, f"get_{axis}lim")() for ax in axes[0])
         assert one == other
     assert one[0] <= 0 < 5 <= one[1]
+
+
+def test_no_room_is_left_for_a_quantity_that_a_row_lacks():
+    ax = figures.plot_by_seed({"a": {"x": [0.5], "y": [0.2]}, "b": {"y": [0.3]}}, xlabel="share")
+    ax.figure.draw_without_rendering()
+    assert ax.get_tightbbox().y0 == pytest.approx(ax.xaxis.get_tightbbox().y0)
+
+
+def test_the_numbers_of_a_heat_map_and_of_its_scale_have_one_precision():
+    for largest, expected in ((0.7, {".70", "-.20", "-.70", "0"}), (262.4, {"262", "-75", "-262", "0"})):
+        ax = figures.plot_heatmap({"a": [largest, -2 * largest / 7, largest / 9]}, list("xyz"), xlabel="z")
+        ax.figure.draw_without_rendering()
+        ticks = {label.get_text() for label in ax.images[0].colorbar.ax.get_yticklabels()}
+        assert ticks | {text.get_text() for text in ax.texts} == expected
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_the_legend_of_a_narrow_figure_lies_below_the_labels_of_its_axis(name):
+    ax = MANY[name]()
+    if canvas.set_narrow(ax.figure) and ax.get_legend():
+        ax.figure.draw_without_rendering()
+        assert ax.get_legend().get_window_extent().y1 <= ax.xaxis.get_tightbbox().y0 + 1

@@ -120,13 +120,13 @@ def plot_by_seed(
         raise ToylabError(f"groups: {len(names)} quantities; split the figure: at most {len(MARKS)} can be told apart")
     marks = dict(zip(names, MARKS, strict=False))
     for name, (marker, colour) in marks.items():
-        ax.plot([], [], marker, color=colour, alpha=0.75, **POINTS, label=name)
+        ax.plot([], [], marker, color=colour, alpha=0.75, **POINTS, label=name, in_layout=False)
     for row, quantities in enumerate(groups.values()):
         for number, (name, (marker, colour)) in enumerate(marks.items()):
             values = quantities.get(name, ())
             height = row + 0.16 * (number - (len(marks) - 1) / 2) * 2
-            ax.plot(values, [height] * len(values), marker, color=colour, alpha=0.75, **POINTS)
             if len(values):
+                ax.plot(values, [height] * len(values), marker, color=colour, alpha=0.75, **POINTS)
                 ax.plot([np.mean(values)] * 2, [height - 0.14, height + 0.14], color=colour, linewidth=1.5)
     if chance is not None:
         ax.axvline(chance, color="0.6", linewidth=0.8, linestyle=":")
