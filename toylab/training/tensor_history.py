@@ -38,7 +38,7 @@ class TensorHistory:
     @torch.no_grad()
     def add(self, model: nn.Module, step: int) -> None:
         """Record the tensors of a step, replacing an earlier record of the same step."""
-        self.frames[step] = {name: tensor.cpu() for name, tensor in self.measure(model).items()}
+        self.frames[step] = {name: tensor.to("cpu", copy=True) for name, tensor in self.measure(model).items()}
         steps = sorted(self.frames)
         tensors = {name: torch.stack([self.frames[s][name] for s in steps]) for name in self.frames[step]}
         write_tensors(self.path, tensors, {"steps": steps, **self.about})
@@ -51,7 +51,7 @@ def read_tensor_history(path: Path | str) -> tuple[list[int], dict[str, Tensor]]
         ToylabError: naming the file, if it is missing, damaged or no history.
     """
     tensors, about = read_tensors(path)
-    steps = about.get("steps") if isinstance(about, dict) else None
+    steps = about.get("steps")
     if not isinstance(steps, list) or any(len(tensor) != len(steps) for tensor in tensors.values()):
         raise ToylabError(f"{path}: is no history of a training; delete it, rerun")
     return steps, tensors

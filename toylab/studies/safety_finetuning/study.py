@@ -70,7 +70,7 @@ PRETRAIN = TrainConfig(
     betas=(0.9, 0.95),
     cooldown=0,
 )
-FINETUNE = replace(PRETRAIN, steps=250, learning_rate=1e-3, warmup=25, evaluate_every=10)
+FINETUNE = replace(PRETRAIN, steps=250, learning_rate=1e-3, warmup=25, evaluate_every=25)
 
 
 @dataclass(frozen=True, kw_only=True)
