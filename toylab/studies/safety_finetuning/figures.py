@@ -65,12 +65,12 @@ def nearness_page(results: Conditions, out: Path) -> BarHistory | None:
     names = [f"layer {layer + 1}, {group}" for layer in layers for group in ("safe", "unsafe")]
     return BarHistory(
         title="Watch safe and unsafe prompts move apart",
-        caption="tau through fine-tuning, which starts from the base at step 0: distance to the unsafe mean minus "
-        "distance to the safe mean, after the MLP's non-linearity, at EOT, with means from other prompts; mean over "
-        "held-out prompts. The control is fine-tuned on safe prompts alone.",
+        caption="tau through fine-tuning, from the base at step 0: distance to the unsafe mean minus distance to the "
+        "safe mean, above 0 for prompts nearer to the safe mean. Mean over held-out prompts, after the MLP's "
+        "non-linearity, at EOT, with means from other prompts. The control is fine-tuned on safe prompts alone.",
         names=names,
         marked=names[1::2],
-        unit="tau: below 0 nearer to the unsafe mean, above 0 to the safe mean",
+        unit="tau",
         steps=steps,
         scenes={
             title: [[round(tau, 3) for tau in frame] for frame in tensors["nearness"].flatten(1).tolist()]
