@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.examples import fewer
@@ -65,6 +65,7 @@ def test_an_interrupted_history_goes_on_and_ends_with_the_same_bytes(tmp_path, s
 
 
 @fewer(0.2)
+@example([(3, 0.5), (1, 0.25), (3, -1.0)])
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(-1, 1, width=32)), min_size=1, max_size=6))
 def test_frames_are_in_the_order_of_steps_and_a_step_has_its_last_record(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("history") / "history.safetensors"
