@@ -1,7 +1,9 @@
 """Tensor history: tensors measured on a model, stored at every evaluation of a training run.
 
-history = TensorHistory(folder / "norms.safetensors", lambda model: {"norm": model.unembedding.weight.norm()})
-train(model, ..., record=history.add)
+    history = TensorHistory(folder / "norms.safetensors", lambda model: {"norm": model.unembedding.weight.norm()})
+    train(model, ..., record=history.add)
+
+A training that is resumed from its checkpoint continues the history in the file.
 """
 
 from __future__ import annotations
