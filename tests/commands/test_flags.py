@@ -49,6 +49,8 @@ def test_the_flags_on_the_page_make_the_settings_of_the_run():
 MISTAKES = [
     (["run", "iteration-hed"], ["'iteration-hed'", "did you mean iteration-head?"]),
     (["run", "zzz"], ["'zzz'", "there are", "iteration-head"]),
+    (["--workers", "2", "run", "iteration-head"], ["--workers: comes before the command", "give options after it"]),
+    (["--seeds=0", "train", "parity"], ["--seeds=0: comes before the command"]),
     (["run"], ["study: is missing", "iteration-head"]),
     (["show", "party"], ["'party'", "did you mean parity?"]),
     (["show", "zzzz"], ["'zzzz'", "there are", "polynomial"]),
@@ -123,6 +125,7 @@ RUN_MISTAKES = [
     (["--train.learning-rate", "-1"], ["learning_rate=-1"]),
     (["--train.learning-rate", "-1e-3"], ["learning_rate=-0.001"]),
     (["--seeds", "0", "0"], ["seeds=(0, 0)", "different"]),
+    (["--seeds", "1", "0..999999999999"], ["seeds=1 0..999999999999", "at most 10,000 numbers"]),
     (["--batches", "sliced"], ["sliced", "packed"]),
     (["--workers", "0"], ["workers=0", "at least 1"]),
     (["--workers", "two"], ["two"]),
