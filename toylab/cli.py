@@ -144,7 +144,7 @@ def _add_tasks(add: Callable) -> None:
     _add_integer(command, "examples", 30, "sampled batches per law", 1)
 
     command = of_task("export", export_task, "write rows of a task to a file for other libraries")
-    _add_integer(command, "rows", 1000, "number of rows", 1)
+    _add_integer(command, "rows", 1000, "number of rows", 1, 10_000_000)
     _add_integer(command, "seed", 0, "seed of the rows", 0)
     command.add_argument("--split", default="train", choices=SPLITS, help="split of the rows")
     command.add_argument("--format", default="jsonl", choices=("jsonl", "parquet"), help="JSON lines or Parquet")

@@ -60,6 +60,7 @@ MISTAKES = [
     (["show", "parity", "--lengths", "5", "2"], ["lengths=(5, 2)", "from low to high"]),
     (["show", "copy", "--alphabet", "1"], ["alphabet=1", "2 values"]),
     (["show", "parity", "--rows", "0"], ["rows=0", "at least 1"]),
+    (["export", "parity", "--rows", "99999999999999"], ["rows=99999999999999", "at most 10000000"]),
     (["show", "parity", "--rows", "many"], ["many"]),
     (["show", "parity", "--seed", "-1"], ["seed=-1"]),
     (["show", "parity", "--colour", "red"], ["--colour"]),
