@@ -132,6 +132,12 @@ def progress_bar(*arguments: Any, **options: Any) -> Any:
     return tqdm(*arguments, **{**options, "disable": is_missing(sys.stderr) or options.get("disable", False)})
 
 
+def print_beside_bars(line: str) -> None:
+    """Print a line to stderr, above progress bars."""
+    if not is_missing(sys.stderr):
+        progress_bar(disable=True).write(line, file=sys.stderr)
+
+
 def is_missing(stream: Any) -> bool:
     """Whether a stream is None or closed."""
     return stream is None or getattr(stream, "closed", False)

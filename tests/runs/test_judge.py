@@ -7,16 +7,20 @@ import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.report.pages import Page, asks_no_network
 from toylab.console import ToylabError
 from toylab.files import read_json, sha256_of, write_json
 from toylab.report.inline import inline_svg
 from toylab.report.page import Picture, mathematics
-from toylab.runs.jobs import execute
-from toylab.runs.judge import claim_costs, judge_and_report, judge_run, settings_from_json
+from toylab.runs import judge
+from toylab.runs.jobs import Run, execute, execute_all
+from toylab.runs.judge import FirstPage, claim_costs, judge_and_report, judge_run, settings_from_json
 from toylab.runs.registry import study_name
 from toylab.runs.store import claim_folder
 from toylab.runs.study import Job, JobInput, Study
@@ -235,6 +239,27 @@ def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run,
 
 
 # Finishing what was hardly begun -------------------------------------------------------------------------------------
+
+
+@given(jobs=st.permutations(Bare(seeds=(0, 1, 2)).jobs()), before=st.integers(0, 5))
+def test_the_first_page_is_written_once_when_a_condition_is_whole_and_the_run_is_not(jobs, before):
+    waiting = [job.name for job in jobs]
+    due = next(i for i in range(6) if {"one", "two"} - set(waiting[i + 1 :]))  # with this job, a condition is whole
+    pages = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(judge, "is_done", lambda job, out: job in jobs[:before])
+        patched.setattr(judge, "judge_unfinished", lambda *_: pages.append(position))
+        first = FirstPage(Bare(seeds=(0, 1, 2)), Path("out"))
+        for position in range(before, 6):
+            first(Path("out"), jobs[position])
+    assert pages == ([due] if before <= due < 5 else [])
+
+
+def test_the_first_page_says_how_far_the_run_is(tmp_path, capsys):
+    study = Bare(seeds=(0, 1))
+    execute_all([Run(study, study_name(Bare), tmp_path)], "bare", 1, False, on_done=FirstPage(study, tmp_path, Bare))
+    assert capsys.readouterr().err.splitlines() == [f"First page, after 2 of 4 jobs: {tmp_path / 'report.html'}"]
+    assert "2 of 4 jobs finished" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_before_any_job_is_done_no_claim_is_run(tmp_path):

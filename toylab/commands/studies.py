@@ -21,20 +21,24 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs import registry, scoreboard
     from toylab.runs.dask import dask_executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.runs.judge import SHAM, is_decided, judge_and_report, judge_unfinished
+    from toylab.runs.judge import SHAM, FirstPage, is_decided, judge_and_report, judge_unfinished
     from toylab.runs.study import untrained_study
+    from toylab.verdicts.decision import FEWEST_SEEDS
 
     device, preset = checked_device(options), options.preset
     if every:
         presets = {n: registry.preset_settings(registry.load_study(n).STUDY, preset) for n in registry.study_names()}
         studies = {name: replace(study, seeds=chosen.seeds or study.seeds) for name, study in presets.items()}
         title, folder = "all studies", options.out or Path("runs")
-        own, judge = None, partial(scoreboard.finish_all, folder)
+        own, judge, on_done = None, partial(scoreboard.finish_all, folder), None
     else:
         title, folder = registry.study_name(type(chosen)), options.out or usual_folder(options.study, preset)
         studies = {title: chosen}
         own = type(chosen)
         judge = partial(judge_and_report, folder, own)
+        # Only where a page of unfinished conditions has verdicts: a fixed number of seeds, and enough of them.
+        fixed = not options.until_decided and len(chosen.seeds) >= FEWEST_SEEDS
+        on_done = FirstPage(chosen, folder, own) if fixed else None
     looks = []
     for name, study in studies.items():
         run = Run(study, name, folder / f"{name}-{preset}" if every else folder, options.until_decided, device)
@@ -48,7 +52,7 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
                 if (seeds := next(later, None)) is not None
             ]:
                 done |= {run.folder: run for run, _ in looks}
-                execute_all([run for run, _ in looks], title, options.workers, executor=cluster)
+                execute_all([run for run, _ in looks], title, options.workers, executor=cluster, on_done=on_done)
                 looks = [
                     (run, later) for run, later in looks if options.until_decided and not is_decided(run.folder, own)
                 ]

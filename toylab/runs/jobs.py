@@ -105,9 +105,18 @@ def execute(
 
 
 def execute_all(
-    runs: Sequence[Run], title: str, workers: int, progress: bool = True, executor: Executor | None = None
+    runs: Sequence[Run],
+    title: str,
+    workers: int,
+    progress: bool = True,
+    executor: Executor | None = None,
+    on_done: Callable[[Path, Job], None] | None = None,
 ) -> list[dict[Job, Any]]:
-    """`execute` for several runs whose jobs share the workers, so that no worker idles while any job is left."""
+    """`execute` for several runs whose jobs share the workers, so that no worker idles while any job is left.
+
+    Args:
+        on_done: called with the folder of a run and a job of it after the job has succeeded; other jobs go on.
+    """
     check_workers(workers)
     for run in runs:
         check_study(run.study)
@@ -121,7 +130,7 @@ def execute_all(
         for run in runs:
             claim_folder(run.study, run.name, run.folder, run.until_decided, run.device)
             write_lock(run.study, run.folder)
-        failures = execute_jobs(runs, title, workers, progress, executor)
+        failures = execute_jobs(runs, title, workers, progress, executor, on_done=on_done)
         of = str if len(runs) == 1 else lambda task: f"{task.run.name}, {task}"
         raise_failures(failures, "rerunning the command repeats only the failed jobs", of)
         return [read_results(run.study, run.folder) for run in runs]
@@ -134,11 +143,13 @@ def execute_jobs(
     progress: bool = True,
     executor: Executor | None = None,
     jobs: Sequence[str] | None = None,
+    on_done: Callable[[Path, Job], None] | None = None,
 ) -> Failures:
     """Execute the unfinished jobs of several runs, whose folders must be claimed and locked by the caller.
 
     Args:
         jobs: names of the jobs to run, with their dependencies; by default all.
+        on_done: see `execute_all`.
 
     Raises:
         ToylabError: for workers below 1, or an unknown job name.
@@ -149,7 +160,7 @@ def execute_jobs(
     done = {task.key for task in tasks} - {task.key for task in unfinished}
     bar = progress_bar(total=len(unfinished), desc=title, unit="job", disable=not progress or not unfinished)
     with bar:
-        failures = Failures(len(unfinished), bar)
+        failures = Failures(len(unfinished), bar, on_done)
         if executor is not None:
             _submit(unfinished, done, failures, executor, room=None)
         elif workers > 1 and unfinished:
@@ -178,9 +189,9 @@ class JobFailure:
 class Failures(dict[QueuedJob, JobFailure]):
     """The failed jobs among those requested."""
 
-    def __init__(self, requested: int, bar: Any) -> None:
+    def __init__(self, requested: int, bar: Any, on_done: Callable[[Path, Job], None] | None = None) -> None:
         super().__init__()
-        self.asked, self._bar = requested, bar
+        self.asked, self._bar, self._on_done = requested, bar, on_done
 
     def note(self, task: QueuedJob, failure: JobFailure | None) -> None:
         """Record that a job ended, with its failure if any."""
@@ -188,6 +199,8 @@ class Failures(dict[QueuedJob, JobFailure]):
             self[task] = failure
             self._bar.set_postfix(failed=len(self), refresh=False)
         self._bar.update()
+        if failure is None and self._on_done is not None:
+            self._on_done(*task.key)
 
     def lines(self, of: Callable[[QueuedJob], str] = str) -> list[str]:
         """One line per failure."""

@@ -11,13 +11,13 @@ from math import isinf
 from pathlib import Path
 from typing import Any, get_args
 
-from toylab.console import ToylabError, supports_colour
+from toylab.console import ToylabError, print_beside_bars, supports_colour
 from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.bars import BarHistory
 from toylab.report.live import LivePanel
 from toylab.report.page import Picture, Threshold, file_names, render_page
 from toylab.runs import registry
-from toylab.runs.store import read_cost, read_results, read_settings, stored_plan
+from toylab.runs.store import is_done, read_cost, read_results, read_settings, stored_plan
 from toylab.runs.study import Job, Study, by_condition, untrained_study, with_dependencies
 from toylab.settings import convert_value, field_types, kebab_case
 from toylab.training.attention_history import HistoryPage
@@ -246,6 +246,36 @@ def judge_unfinished(out: Path | str, judging: Callable[..., Any], *arguments: A
     except Exception as error:  # of a study that needs all its jobs; the caller still reports the failed jobs
         message = f"{type(error).__name__}: {error}"
         print(f"toylab: {out}: could not be judged while jobs are missing ({message})", file=sys.stderr)
+
+
+class FirstPage:
+    """Writes the page of an unfinished run once, when a claim of its paper has all conditions in every seed.
+
+    It is called with the folder of a run and a job that is done (`on_done` of `toylab.runs.jobs.execute_all`). A run
+    that is resumed after this point, or that ends with it, gets its page at the end alone.
+    """
+
+    def __init__(self, study: Study, out: Path, own: type | None = None) -> None:
+        jobs = study.jobs()
+        paper = [claim for claim in study.claims() if claim.kind == "paper"]
+        self._out, self._own = out, own
+        self._missing = {job for job in jobs if not is_done(job, out)}
+        self._needed = [{job for job in jobs if job.condition in claim.depends_on} for claim in paper]
+        self._is_awaited = not self._can_judge()
+
+    def _can_judge(self) -> bool:
+        return any(needed and needed.isdisjoint(self._missing) for needed in self._needed)
+
+    def __call__(self, out: Path, job: Job) -> None:
+        self._missing.discard(job)
+        if self._is_awaited and self._missing and self._can_judge():
+            self._is_awaited = False
+            judge_unfinished(self._out, self._write)
+
+    def _write(self) -> None:
+        judged = judge_run(self._out, self._own)
+        done, of = judged.jobs
+        print_beside_bars(f"First page, after {done} of {of} jobs: {write_report(judged, self._out)}")
 
 
 def claim_costs(claims: Sequence[Claim], cpu_seconds: Mapping[Job, float | int]) -> dict[str, float | int]:
