@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toylab.console import ToylabError
 from toylab.probes.checks import check_finite
-from toylab.settings import check_range
+from toylab.settings import check_range, convert_value
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def fourier_energy(values: Float[Tensor, "residue feature"]) -> Float[Tensor, " 
     Raises:
         ToylabError: for fewer than three residues, values that are not finite, or no variation over residues.
     """
-    check_finite(values=values)
+    _check_values(values)
     check_range("frequencies need at least 3", residues=len(values), least=3)
     centred = values.detach().double() - values.detach().double().mean(dim=0)
     if centred.norm() <= 1e-12 * values.detach().double().norm():
@@ -92,19 +92,30 @@ def keep_frequencies(
 ) -> Float[Tensor, "residue feature"]:
     """The mean and the components at the given frequencies, or with `remove` everything but these components.
 
+    The result has the type of the values, and of whole numbers the default one of torch, which holds fractions.
+
     Raises:
         ToylabError: for a frequency outside 1 .. p // 2.
     """
-    check_finite(values=values)
-    check_range(
-        "frequencies of p residues end at p // 2", frequencies=tuple(frequencies), least=1, most=len(values) // 2
-    )
+    _check_values(values)
+    frequencies = convert_value(tuple[int, ...], frequencies, "frequencies")
+    check_range("frequencies of p residues end at p // 2", frequencies=frequencies, least=1, most=len(values) // 2)
     spectrum = torch.fft.rfft(values.double(), dim=0)
     chosen = torch.zeros(len(spectrum), dtype=torch.bool, device=values.device)
     chosen[list(frequencies)] = True
     kept = ~chosen if remove else chosen
     kept[0] = True  # the mean
-    return torch.fft.irfft(spectrum * kept[:, None], n=len(values), dim=0).to(values.dtype)
+    return torch.fft.irfft(spectrum * kept[:, None], n=len(values), dim=0).to(
+        values.dtype if values.is_floating_point() else torch.get_default_dtype()
+    )
+
+
+def _check_values(values: Tensor) -> None:
+    check_finite(values=values)
+    if values.ndim != 2 or values.is_complex():
+        raise ToylabError(
+            f"values: have shape {tuple(values.shape)} and type {values.dtype}; must be real, (residue, feature)"
+        )
 
 
 def _seam_agreement(values: Float[Tensor, "residue feature"]) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,10 +106,64 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path, monkeypa
         export_rows(path, Parity(), rows=1)
 
 
+class Labelled(Parity):
+    """A task with a label and with words of any text."""
+
+    label = np.zeros(4)
+
+    @property
+    def vocabulary(self):
+        return ("\u2028", "\x85\x1c", 'ü"<$', *super().vocabulary[3:])
+
+    def sample(self, rng, rows, split="train", **given):
+        batch = super().sample(rng, min(rows, 4), split, **given)
+        return replace(batch, labels={"label": self.label})
+
+
+def labelled(values):
+    return type("Own", (Labelled,), {"label": values})(lengths=(1, 3))
+
+
+LABELS = {
+    "text": np.array(["é", "long\u2028", "", "<"]),
+    "bool": np.arange(4) > 1,
+    "arrays": np.zeros((4, 2, 2)),
+    "half precision": np.arange(4.0, dtype="f2"),
+}
+REFUSED = {
+    "'label' is object": np.array([None] * 4),
+    "'label' is datetime": np.array(["2020-01-01"] * 4, dtype="datetime64[D]"),
+    "'label' has nan": np.array([0, np.nan, 1, 1]),
+    "nan or infinity": np.array([0, np.inf, 1, 1]),
+}
+
+
+@every_format
+@pytest.mark.parametrize("label", LABELS)
+def test_words_and_labels_of_any_text_are_read_back(form, label, tmp_path):
+    export_rows(tmp_path / "rows", labelled(LABELS[label]), rows=4, form=form)
+    batch = read_rows(tmp_path / "rows")[0]
+    assert len(batch) == 4
+    assert batch.labels["label"].dtype == LABELS[label].dtype
+    assert np.array_equal(batch.labels["label"], LABELS[label])
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_labels_without_a_column_are_refused_before_anything_is_written(why, tmp_path):
+    with pytest.raises(ToylabError, match=why):
+        export_rows(tmp_path / "rows", labelled(REFUSED[why]), rows=4)
+    with pytest.raises(ToylabError, match="gives 4 rows where 5 are asked for"):
+        export_rows(tmp_path / "rows", labelled(REFUSED[why]), rows=5)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_header_of_another_file_is_not_believed(tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         export_rows(tmp_path / name, Parity(), rows=4, seed=seed)
     write_record(header_path(tmp_path / "a"), read_record(header_path(tmp_path / "b")))
+    with pytest.raises(ToylabError, match="was modified"):
+        read_rows(tmp_path / "a")
+    write_record(header_path(tmp_path / "a"), {"no": "header"})
     with pytest.raises(ToylabError, match="was modified"):
         read_rows(tmp_path / "a")
 

@@ -359,6 +359,9 @@ def test_what_cannot_be_written_is_refused_by_setting_and_name(tmp_path, monkeyp
     for path in ("file/model", "file/deep/model", "n" * 400, "folder"):
         with pytest.raises(ToylabError, match=rf"^out={tmp_path / path}: .*give "):
             refuse_unwritable("out", tmp_path / path)
+    for path in ("", ".", "..", "/"):
+        with pytest.raises(ToylabError, match="is a folder; give the name of a file"):
+            refuse_unwritable("out", path)
     assert names(tmp_path) == ["file", "folder"]
     monkeypatch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(ToylabError, match=r"out=.*model: cannot be written \(Permission denied\)"):

@@ -21,7 +21,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.interop import adopt
 from toylab.model.transformer import Transformer
 from toylab.probes import edit, watch, zero_heads
-from toylab.tasks import IGNORE, TASKS, AssociativeRecall, decode, held_out, stream
+from toylab.tasks import IGNORE, TASKS, AssociativeRecall, Parity, decode, held_out, stream
 from toylab.widgets import Attention, LiveModel
 
 TASK = AssociativeRecall()
@@ -35,6 +35,11 @@ def model(**settings) -> Transformer:
         for weight in made.parameters():
             weight *= 3
     return made.eval()
+
+
+def to_nan(module: nn.Module) -> None:
+    if isinstance(module, nn.Embedding):
+        module.weight.data.fill_(torch.nan)
 
 
 def encoder() -> nn.TransformerEncoder:
@@ -221,6 +226,8 @@ def test_what_cannot_be_shown_is_refused_in_one_line(monkeypatch):
         (lambda: Attention(model(), BATCH, ["a"]), "vocabulary: has 1 names"),
         (lambda: Attention(Own(heads=False), torch.zeros(1, 2)), r"pattern: has shape \(1, 2, 2\)"),
         (lambda: LiveModel(nn.GRU(2, 2), TASK), "model=GRU: the browser computes"),
+        (lambda: LiveModel(model(), Parity()), "model: has .* tokens, and Parity has 9"),
+        (lambda: Attention(model().apply(to_nan), BATCH), "pattern: has nan"),
     ):
         with pytest.raises(ToylabError, match=words) as caught:
             make()

@@ -62,6 +62,8 @@ def _run_command(arguments: list[str]) -> None:
     parser, commands = _parser()
     if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
         raise unknown_name("command", arguments[0], commands)
+    if arguments and arguments[0][:1] == "-" and arguments[0].partition("=")[0] not in parser.options:
+        raise ToylabError(f"{arguments[0]}: comes before the command; give options after it: toylab COMMAND --NAME")
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.takes_settings:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -83,7 +85,7 @@ def _jobs_failed() -> Any:
     return sys.modules["toylab.runs.jobs"].JobsFailedError if "toylab.runs.jobs" in sys.modules else ()
 
 
-def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
+def _parser() -> tuple[Parser, Sequence[str]]:
     parser = Parser("toylab", description="Train small transformers and judge claims of papers on them.")
     parser.add_argument("--version", action="version", version=f"toylab {__version__}")
     text = "print a completion script, such as `toylab --print-completion bash > ~/.toylab && . ~/.toylab`"
@@ -142,7 +144,7 @@ def _add_tasks(add: Callable) -> None:
     _add_integer(command, "examples", 30, "sampled batches per law", 1)
 
     command = of_task("export", export_task, "write rows of a task to a file for other libraries")
-    _add_integer(command, "rows", 1000, "number of rows", 1)
+    _add_integer(command, "rows", 1000, "number of rows", 1, 10_000_000)
     _add_integer(command, "seed", 0, "seed of the rows", 0)
     command.add_argument("--split", default="train", choices=SPLITS, help="split of the rows")
     command.add_argument("--format", default="jsonl", choices=("jsonl", "parquet"), help="JSON lines or Parquet")

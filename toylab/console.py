@@ -57,6 +57,8 @@ def unknown_name(category: str, name: str, known: Iterable[str], near: Sequence[
     if near is None and (synonym := SYNONYMS.get(name.lower())) in known:
         near = [synonym]
     if near is None:
+        near = [one for one in known if one.lower() == name.lower()] or None
+    if near is None:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return ToylabError(f"there is no {category} {name!r}; {hint}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from toylab.console import ToylabError
 from toylab.files import file_errors, parse_json, read_bytes, read_record, sha256_of, write_bytes, write_record
-from toylab.settings import as_json, check_option, check_range
+from toylab.settings import as_json, check_option, check_range, convert_value
 from toylab.tasks import Batch, Split, Task, decode, stream
 
 Format = Literal["jsonl", "parquet"]
@@ -29,16 +29,18 @@ def export_rows(
     """Write rows `task.sample(stream(seed, "export"), rows, split)` to a file, and their header to `FILE.meta.json`.
 
     Raises:
-        ToylabError: if one of the files exists, or for Parquet without the library pyarrow.
+        ToylabError: if one of the files exists, for labels that the format cannot hold, for a task that samples
+            another number of rows, or for Parquet without the library pyarrow.
     """
     check_option("format", form, FORMATS)
-    check_range(rows=rows, least=1)
+    check_range(rows=convert_value(int, rows, "rows"), least=1)
     for file in (Path(path), header_path(path)):
         with file_errors(file):
             if file.exists():
                 raise ToylabError(f"out={file}: already exists; give another file, or delete it")
     parquet = _parquet() if form == "parquet" else None
     batch = task.sample(stream(seed, "export"), rows, split)
+    _check_batch(batch, rows, form)
     records = _as_records(task, batch)
     if parquet is None:
         content = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
@@ -58,7 +60,7 @@ def export_rows(
         "format of rows": form,
         "vocabulary": list(task.vocabulary),
         "links": list(batch.links),
-        "labels": {name: values.dtype.name for name, values in batch.labels.items()},
+        "labels": {name: _dtype_name(values) for name, values in batch.labels.items()},
         "digest": sha256_of(content),
     }
     write_record(header_path(path), header)
@@ -71,12 +73,12 @@ def read_rows(path: Path | str) -> tuple[Batch, dict[str, Any]]:
         ToylabError: if the rows or the header are missing or were modified, or for Parquet without pyarrow.
     """
     header, content = read_record(header_path(path), _REMEDY), read_bytes(path)
-    if sha256_of(content) != header["digest"]:
+    if sha256_of(content) != header.get("digest"):
         raise ToylabError(f"{path}: was modified (its rows do not match the digest in {header_path(path)}); {_REMEDY}")
     if header["format of rows"] == "parquet":
         records = _parquet().read_table(io.BytesIO(content)).to_pylist()
     else:
-        records = [parse_json(line) for line in content.decode().splitlines()]
+        records = [parse_json(line) for line in content.decode().removesuffix("\n").split("\n")]
     tokens, targets, sizes = (
         np.array([record[name] for record in records], dtype=np.int64) for name in ("tokens", "targets", "length")
     )
@@ -99,6 +101,21 @@ def header_path(path: Path | str) -> Path:
 
 
 _REMEDY = "export the rows again"
+
+
+def _check_batch(batch: Batch, rows: int, form: Format) -> None:
+    if len(batch) != rows:
+        raise ToylabError(f"task: sample gives {len(batch)} rows where {rows} are asked for; it must give that number")
+    for name, values in batch.labels.items():
+        if values.dtype.kind not in "biufU":
+            raise ToylabError(f"labels: {name!r} is {values.dtype}, which has no column; give numbers, bool or text")
+        if form == "jsonl" and values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ToylabError(f"labels: {name!r} has nan or infinity, which JSON lacks; give --format parquet")
+
+
+def _dtype_name(values: np.ndarray) -> str:
+    """The name of a type, of text without its longest length, which numpy cannot read back."""
+    return "str" if values.dtype.kind == "U" else values.dtype.name
 
 
 def _as_records(task: Task, batch: Batch) -> list[dict[str, Any]]:

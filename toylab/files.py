@@ -121,14 +121,14 @@ def refuse_unwritable(name: str, path: Path | str) -> None:
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            raise ToylabError(f"{name}={path}: is a folder; give the name of a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_path(path)
         temporary.touch()
         temporary.unlink()
     except OSError as error:
         raise ToylabError(f"{name}={path}: cannot be written ({error.strerror}); give another path") from None
-    if path.is_dir():
-        raise ToylabError(f"{name}={path}: is a folder; give the name of a file in it")
 
 
 def _temporary_path(path: Path) -> Path:

@@ -162,8 +162,13 @@ def read_words(annotation: Any, words: Sequence[str], name: str) -> Any:
     """
     parts = sorted(choices_of(annotation), key=lambda choice: choice in (float, str))  # 1 is an integer if it may be
     for choice in parts:
-        with suppress(ValueError):
+        try:
             return convert_value(annotation, _parse(choice, list(words)), name)
+        except OverflowError:
+            most = f"must be at most {_MOST_OF_A_RANGE:,} numbers"
+            raise ToylabError(f"{name}={' '.join(words)}: {most}; give a shorter range") from None
+        except ValueError:
+            continue
     options = [word for choice in parts if get_origin(choice) is Literal for word in get_args(choice)]
     if options and len(words) == 1:
         raise unknown_name(name, words[0], map(str, options))
@@ -198,13 +203,19 @@ def _parse(annotation: Any, words: list[str]) -> Any:
     return form(word) if form in (int, float) else word
 
 
+_MOST_OF_A_RANGE = 10_000
+
+
 def _expand(word: str) -> list[str]:
-    """`0..3` and `0,1,2,3` as single numbers. Raises ValueError for a range without numbers."""
+    """`0..3` and `0,1,2,3` as single numbers. Raises ValueError for a range without numbers, OverflowError for one that
+    would fill the memory."""
     parts = []
     for part in word.split(","):
         ends = re.fullmatch(r"(\d+)\.\.(\d+)", part)
         if ends is not None and int(ends[1]) > int(ends[2]):
             raise ValueError(part)
+        if ends is not None and int(ends[2]) - int(ends[1]) >= _MOST_OF_A_RANGE:
+            raise OverflowError(part)
         parts += [part] if ends is None else map(str, range(int(ends[1]), int(ends[2]) + 1))
     return parts
 

@@ -49,7 +49,7 @@ class Attention:
         widget: the widget of anywidget, for layouts of ipywidgets.
 
     Raises:
-        ToylabError: without anywidget; for a model without attention patterns.
+        ToylabError: without anywidget; for a model without attention patterns, or with nan in one.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class LiveModel:
         widget: the widget of anywidget, for layouts of ipywidgets.
 
     Raises:
-        ToylabError: without anywidget; for a model of another class.
+        ToylabError: without anywidget; for a model of another class, or of another vocabulary.
     """
 
     def __init__(self, model: nn.Module, task: Task, seed: int = 0) -> None:
@@ -100,6 +100,12 @@ class LiveModel:
             raise ToylabError(
                 f"model={type(model).__name__}: the browser computes a Transformer or an EncoderDecoder; Attention "
                 "shows any model, and toylab.model.interop.from_hooked converts a HookedTransformer"
+            )
+        tokens = model.vocab if isinstance(model, Transformer) else len(task.vocabulary)
+        if tokens != len(task.vocabulary):
+            raise ToylabError(
+                f"model: has {tokens} tokens, and {type(task).__name__} has {len(task.vocabulary)}; give the task that "
+                "the model was trained on"
             )
         batch = held_out(task, seed, EXAMPLES, purpose="widget")
         form = task_panel(task, isinstance(model, EncoderDecoder))
@@ -147,6 +153,8 @@ def _patterns(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     with evaluation_mode(model), watch(model, *names) as cache, torch.no_grad():
         model(inputs.to(device_of(model)))
     for name, pattern in cache.items():
+        if bool(pattern.isnan().any()):
+            raise ToylabError(f"{name}: has nan, which no colour shows; find the first hook point with nan")
         if pattern.ndim != 4:
             shape = tuple(pattern.shape)
             raise ToylabError(f"{name}: has shape {shape}, and a pattern has (row, head, query, key); rename the point")

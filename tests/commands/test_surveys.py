@@ -110,3 +110,16 @@ def test_an_optimizer_is_named_and_gets_the_learning_rate(call, trained, tmp_pat
     assert [entry["learning_rate"] for entry in named] == [entry["learning_rate"] for entry in default]
     misspelt = call(*TRAIN, "--optimizer", name[:-1] + "x", "--out", tmp_path / "other")
     check_refused(misspelt, f"no optimizer '{name[:-1]}x'", "did you mean")
+    check_refused(call(*TRAIN, "--optimizer", name.lower(), "--out", tmp_path / "other"), f"did you mean {name}?")
+
+
+@pytest.mark.parametrize("name", ["SparseAdam", "LBFGS"])
+def test_weight_decay_of_an_optimizer_without_it_is_refused_before_the_training(call, tmp_path, name):
+    outcome = call(*TRAIN, "--optimizer", name, "--train.weight-decay", 0.1, "--out", tmp_path / "out")
+    check_refused(outcome, f"train.weight_decay=0.1: {name} has none; give --train.weight-decay 0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_option_beside_stored_settings_is_named_as_everywhere(call, trained):
+    check_refused(call("survey", trained, "--devise", "cpu"), "no option --devise", "did you mean --device")
+    check_refused(call("survey", trained, "--task.lengths", 3), "settings of the task are stored")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toylab.console import ToylabError
 from toylab.planted.fourier import waves
 from toylab.probes import fourier_energy, keep_frequencies, read_frequencies
+from toylab.probes.fourier import _check_values
 
 moduli = st.integers(3, 40)
 seeds = st.integers(0, 10_000)
@@ -82,6 +83,19 @@ def test_a_smooth_function_with_a_jump_has_few_frequencies_and_disagrees_across_
     assert reading.seam < -0.3
 
 
+def test_whole_numbers_keep_the_fractions_of_their_components():
+    values = torch.arange(14).reshape(7, 2) ** 2
+    kept, rest = (keep_frequencies(values, torch.tensor([1]), remove=remove) for remove in (False, True))
+    assert torch.allclose(kept + rest - values.double().mean(dim=0).float(), values.float(), atol=1e-4)
+    assert torch.allclose(kept, keep_frequencies(values.double(), [1]).float(), atol=1e-4)
+
+
+def test_values_without_a_feature_axis_are_refused_and_complex_ones():
+    for values in (torch.randn(7), torch.randn(7, 3, 2), torch.randn(7, 2, dtype=torch.complex64)):
+        with pytest.raises(ToylabError, match="values: have shape"):
+            _check_values(values)
+
+
 def test_strongest_frequencies_come_first_and_the_controls_are_repeatable():
     values = waves(53, [3, 20, 7]) * torch.tensor([1.0, 3.0, 2.0]).double().repeat(2)
     assert read_frequencies(values, 3).frequencies == (20, 7, 3)
@@ -99,6 +113,7 @@ def test_strongest_frequencies_come_first_and_the_controls_are_repeatable():
         (lambda: read_frequencies(torch.randn(7, 2), 2, draws=0), "draws=0"),
         (lambda: keep_frequencies(torch.randn(7, 2), [0]), "frequencies="),
         (lambda: keep_frequencies(torch.randn(7, 2), [4]), "frequencies="),
+        (lambda: keep_frequencies(torch.randn(7, 2), torch.tensor([1.5])), "frequencies"),
     ],
 )
 def test_what_has_no_frequencies_is_refused(call, message):

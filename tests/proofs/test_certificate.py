@@ -5,12 +5,13 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import toylab
 from tests.cases.make_forward import PATH, unpacked
@@ -24,7 +25,8 @@ from toylab.model.steering import save_steering, steer
 from toylab.model.transformer import Transformer
 from toylab.proofs import certificate as module
 from toylab.proofs import prove as prover
-from toylab.proofs.properties import Answers, Attends
+from toylab.proofs.certificate import read_certificate
+from toylab.proofs.properties import Answers, Attends, Outcome
 from toylab.tasks import AssociativeRecall, ContextualCounting, Copy, ModularSum, Parity, Polynomial, Reasoning
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -122,6 +124,10 @@ def without_a_block(record):
     del record["blocks"][1]
 
 
+def a_block_twice(record):
+    record["blocks"].append(record["blocks"][-1])
+
+
 def other_prime(record):
     record["task"]["settings"]["p"] = 7
 
@@ -137,6 +143,7 @@ MUTATIONS = {
     "counterexample": (changed_block("counterexample", lambda n: (n or 0) + 1), "counterexample is"),
     "order of the blocks": (lambda record: record["blocks"].reverse(), "not the first ones in order"),
     "a block less": (without_a_block, "not the first ones in order"),
+    "a block more": (a_block_twice, "not the first ones in order"),
     "number of rows": (lambda record: record["counts"].update({"4": 255}), "the number of rows is another"),
     "task": (other_prime, "in order|number of rows|is "),
     "settings of the model": (lambda record: record["model"]["config"].update(heads=1), "settings are not those"),
@@ -186,7 +193,6 @@ def test_other_tasks_are_refused_by_name(tmp_path):
 
 def test_a_proof_is_resumed_with_the_bits_of_one_in_one_go(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 50)
-    monkeypatch.setattr(prover, "BLOCK", 50)
     model = Transformer.for_task(TASK, SMALL, 0)
     whole, path = toylab.prove(model, TASK, out=tmp_path / "whole.json"), tmp_path / "parts.json"
     judged = []
@@ -194,7 +200,8 @@ def test_a_proof_is_resumed_with_the_bits_of_one_in_one_go(tmp_path, monkeypatch
     monkeypatch.setattr(prover, "judge_block", lambda *given: judged.append(given[3:]) or (original(*given)[0], 1.0))
     for budget in (1, 2, 100):  # blocks, since each is said to take a second
         part = toylab.prove(model, TASK, out=path, budget=budget)
-    assert len(judged) == len(set(judged)) == len(whole.blocks) == 10
+    assert len(set(judged)) == len(whole.blocks) == 10
+    assert len(judged) == 12  # the last block of each certificate that is resumed is decided again
     assert (part.blocks, part.sample) == (whole.blocks, None)
     assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert checker.check(path, files(tmp_path, model, TASK)[1])[0] == 10
@@ -202,7 +209,6 @@ def test_a_proof_is_resumed_with_the_bits_of_one_in_one_go(tmp_path, monkeypatch
 
 def test_the_checker_takes_a_proof_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 50)
-    monkeypatch.setattr(prover, "BLOCK", 50)
     original = prover.judge_block
     monkeypatch.setattr(prover, "judge_block", lambda *given: (original(*given)[0], 1.0))
     task = replace(TASK, lengths=(1, 16))
@@ -229,6 +235,81 @@ def test_the_certificate_of_another_proof_is_refused(other, part, tmp_path):
         toylab.prove(**(given | other))
 
 
+class Shifted(Polynomial):
+    """A task of the same name and settings, with its rows in another order."""
+
+    def enumerate(self, length, numbers):
+        return super().enumerate(length, (numbers + 1) % self.count(length))
+
+
+class SameName(nn.Module):
+    """A model without weights: its tensors do not tell what it decides."""
+
+    def __init__(self, token):
+        super().__init__()
+        self.token, self.config = token, {"token": "is no dataclass"}
+
+    def forward(self, tokens):
+        return torch.nn.functional.one_hot(torch.full_like(tokens, self.token), len(TASK.vocabulary)).double()
+
+
+class Property:
+    """A property that is no dataclass, and has another address in every process."""
+
+    def __call__(self, model, batch):
+        return Answers()(model, batch)
+
+
+Shifted.__name__ = "Polynomial"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"task": Shifted(p=5, lengths=(1, 4))}),
+        ({"model": SameName(1)}, {"model": SameName(2)}),
+        ({"property": lambda model, batch: Answers()(model, batch)}, {"property": lambda model, batch: SAYS[0]}),
+    ],
+)
+def test_the_certificate_of_other_code_is_refused(first, then, tmp_path):
+    given = {"model": Transformer.for_task(TASK, SMALL, 0), "task": TASK, "lengths": (2,), "out": tmp_path / "a.json"}
+    toylab.prove(**(given | first))
+    toylab.prove(**(given | first))
+    with pytest.raises(ToylabError, match="its last block is decided otherwise now"):
+        toylab.prove(**(given | first | then))
+
+
+SAYS = [Outcome(np.ones((16, 1), dtype=int), np.ones((16, 1), dtype=bool), np.ones(16))]
+
+
+@dataclass(frozen=True)
+class Settled(Property):
+    """A property whose settings are a tuple, which JSON turns into a list."""
+
+    layers: tuple[int, ...] = (0, 1)
+
+
+@pytest.mark.parametrize("property", [Property(), Settled(), Property().__call__])
+def test_a_property_of_any_form_is_resumed(property, tmp_path):
+    given = {"model": Transformer.for_task(TASK, SMALL, 0), "task": TASK, "out": tmp_path / "a.json"}
+    first = toylab.prove(**given, property=property)
+    again = Property() if type(property) is Property else property
+    assert toylab.prove(**given, property=again) == first
+
+
+@pytest.mark.parametrize("change", [a_block_twice, without_a_block, lambda record: record["blocks"].reverse()])
+def test_a_certificate_with_blocks_out_of_order_is_not_resumed(change, proved, tmp_path):
+    record, path = read_record(proved[0]), tmp_path / "proof.json"
+    header = {"counts": record["counts"]}
+    change(record)
+    write_record(path, record)
+    with pytest.raises(ToylabError, match="not the first ones in order"):
+        read_certificate(path, header)
+    write_record(path, record | {"blocks": None})
+    with pytest.raises(ToylabError, match="blocks=None"):
+        read_certificate(path, header)
+
+
 def test_the_checker_runs_by_itself_and_imports_nothing_of_toylab(proved):
     sources = [ROOT / "tools" / name for name in ("check_certificate.py", "forward_pass.py")]
     for source in sources:
@@ -239,3 +320,8 @@ def test_the_checker_runs_by_itself_and_imports_nothing_of_toylab(proved):
     command = [sys.executable, str(sources[0]), *map(str, proved), "--blocks", "2"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(proved[0]).parent, check=True)
     assert re.fullmatch(r"2 blocks, \d+ rows: as the certificate says\n", ended.stdout)
+    damaged = Path(proved[0]).with_name("damaged.json")
+    damaged.write_text(Path(proved[0]).read_text()[:-20])
+    ended = subprocess.run([*command[:2], str(damaged), command[3]], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"refused: no readable certificate.*\n", ended.stderr)

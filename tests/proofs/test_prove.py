@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.steering import Vector, steer
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import contextual_counter, induction_head, iteration_head
-from toylab.probes import follow_links, shift_links
+from toylab.probes import edit, follow_links, shift_links, watch
 from toylab.proofs import prove as module
 from toylab.proofs.properties import Agrees, Answers, Attends, Edited, IdealPattern, Opens, Outcome
 from toylab.proofs.routes import shared_prefixes
@@ -24,6 +25,7 @@ from toylab.tasks.base import split_of
 
 TASK = Polynomial(p=5, lengths=(1, 4))
 PLANTED = iteration_head(TASK)
+RECALL = AssociativeRecall(pairs=2, keys=3, values=2)
 RANDOM = Transformer.for_task(TASK, ModelConfig(width=16), 3)
 
 
@@ -55,8 +57,7 @@ def test_a_model_written_by_hand_is_right_on_all_inputs(free_running):
 
 
 def test_other_circuits_written_by_hand_are_right_on_all_inputs():
-    recall = AssociativeRecall(pairs=2, keys=3, values=2)
-    assert toylab.prove(induction_head(recall), recall).holds is True
+    assert toylab.prove(induction_head(RECALL), RECALL).holds is True
     counting = ContextualCounting(length=(4, 6), regions=(1, 2))
     proof = toylab.prove(contextual_counter(2, counting.classes), counting)
     assert (proof.holds, proof.rows) == (True, 25 + 90 + 300)
@@ -238,13 +239,16 @@ def test_a_property_may_be_any_function_of_a_batch():
     ("given", "why"),
     [
         ({"task": TaskConcept()}, "TaskConcept: has no numbering"),
-        ({"task": ContextualCounting()}, "8802920448 rows, and numbers end"),
+        ({"task": ContextualCounting()}, r"rows, and numbers end at 2\^63"),
         ({"task": Dyck(pairs=2)}, "several tokens may follow in a text of Dyck"),
         ({"lengths": ()}, "no row of these lengths"),
+        ({"lengths": (9999,)}, r"has over 2\^\d+ rows"),
+        ({"task": replace(TASK, p=7)}, "model: has .* tokens, and Polynomial has"),
+        ({"property": Edited(edits=IdealPattern(link="cary", layer=0, head=0))}, "link='cary'"),
         ({"budget": -1}, "budget=-1"),
         ({"workers": 0}, "workers=0"),
         (
-            {"task": AssociativeRecall(pairs=2, keys=3, values=2), "property": Answers(free_running=True)},
+            {"model": induction_head(RECALL), "task": RECALL, "property": Answers(free_running=True)},
             "free-running",
         ),
     ],
@@ -252,6 +256,91 @@ def test_a_property_may_be_any_function_of_a_batch():
 def test_what_cannot_be_proved_is_refused(given, why):
     with pytest.raises(ToylabError, match=why):
         toylab.prove(**({"model": RANDOM, "task": TASK} | given))
+
+
+def test_a_model_inside_edit_or_watch_is_refused_since_its_copies_lose_the_hooks():
+    for context in (
+        edit(PLANTED, {"blocks.0.attn.pattern": torch.zeros_like}),
+        watch(PLANTED, "blocks.0.attn.pattern"),
+    ):
+        with context, pytest.raises(ToylabError, match="has hooks"):
+            toylab.prove(PLANTED, TASK, lengths=(1,))
+    zeroed = Edited(edits=lambda batch: {"blocks.1.attn.pattern": torch.zeros_like})
+    assert toylab.prove(PLANTED, TASK, zeroed, lengths=(1,)).holds is False
+
+
+class Broken(Polynomial):
+    """A task whose numbering breaks its promises, as `fault` says."""
+
+    fault = ""
+
+    def count(self, length):
+        return {"negative": -5, "broken": 2.5}.get(self.fault, 4**length)
+
+    def enumerate(self, length, numbers):
+        if self.fault == "rows":
+            return super().enumerate(length, numbers[:1])
+        batch = super().enumerate(length, numbers)
+        splits = {"words": {"split": np.full(len(batch), "train")}, "no split": {}}
+        if self.fault == "targets":
+            return replace(batch, targets=np.full_like(batch.targets, IGNORE))
+        return replace(batch, labels=splits.get(self.fault, batch.labels))
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("negative", r"count\(2\)=-5"),
+        ("broken", r"count\(2\)=2.5"),
+        ("rows", "gives 1 rows for 16"),
+        ("words", "label 'split' from 0 to 2"),
+        ("no split", "label 'split' from 0 to 2"),
+        ("targets", "there is no answer"),
+    ],
+)
+def test_a_task_whose_numbering_breaks_its_promises_is_refused(fault, why):
+    task = type("Own", (Broken,), {"fault": fault})(p=5, lengths=(1, 4))
+    with pytest.raises(ToylabError, match=why):
+        toylab.prove(RANDOM, task, lengths=(2,))
+
+
+ONE = np.ones((16, 1), dtype=int)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (ONE[:, 0], ONE[:, 0] == 1, np.ones(16)),
+        (ONE, ONE + 1, np.ones(16)),  # numbers for truth values
+        (ONE / 2, ONE == 1, np.ones(16)),
+        (torch.ones(16, 1), ONE == 1, np.ones(16)),
+    ],
+)
+def test_an_outcome_of_another_form_is_refused(parts):
+    outcome = SimpleNamespace(**dict(zip(("decisions", "fulfilled", "margins"), parts, strict=True)))
+    with pytest.raises(ToylabError, match="outcome"):
+        Outcome.__post_init__(outcome)  # annotations are checked in tests alone
+
+
+def test_a_property_decides_on_every_row():
+    with pytest.raises(ToylabError, match="must return an Outcome with one row per row"):
+        toylab.prove(RANDOM, TASK, lambda *_: Outcome(ONE[:1], ONE[:1] == 1, np.ones(1)), lengths=(2,))
+
+
+def test_two_infinite_logits_have_no_lead_and_a_margin_of_nan_is_none():
+    proof = toylab.prove(RANDOM, TASK, lambda *_: Outcome(ONE.copy(), ONE == 1, np.full(16, math.nan)), lengths=(2,))
+    assert (proof.total("close"), proof.margin) == (16, 0)
+    proof = toylab.prove(Near(math.inf), TASK, lengths=(2,))
+    assert (proof.total("close"), proof.margin) == (0, None)
+    both = toylab.prove(Both(0.0), TASK, lengths=(2,))
+    assert (both.total("close"), both.margin) == (16, 0)
+
+
+class Both(Near):
+    """Two tokens have infinite logits."""
+
+    def forward(self, tokens):
+        return super().forward(tokens).clone().index_fill(-1, torch.tensor([1, 2]), math.inf)
 
 
 def test_the_model_is_left_as_it_was():

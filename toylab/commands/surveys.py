@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from dataclasses import make_dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,9 @@ def named_models(options: argparse.Namespace, rest: list[str]) -> list[StoredMod
         raise ToylabError(f"{path}: names no task; give the one that the model was trained on: --task TASK --task.*")
     task_class = None if options.task is None else chosen_task(options, rest)
     if task_class is None or (path.is_dir() and is_training(path)):
+        word = rest[0].partition("=")[0] if rest else ""
+        if "." not in word and difflib.get_close_matches(word, options.parser.options, cutoff=0.8):
+            options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if rest:
             raise ToylabError(f"{rest[0]}: is no option here; the settings of the task are stored, so give none")
         return stored_models(path if path.is_dir() else path.parent, task_class)

@@ -6,7 +6,9 @@ logits, whose last bits differ between machines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,15 @@ BLOCK = 2**14
 
 def header_of(model: nn.Module, task: Task, property: Any, counts: Mapping[int, int]) -> dict[str, Any]:
     """Identity of a proof: the digest of the model's tensors, its settings, the task, the property and the number of
-    rows of each length."""
+    rows of each length, in the types that JSON has."""
     config = getattr(model.model if isinstance(model, Steered) else model, "config", None)
     permutation = getattr(task, "permutation", None)  # of Reasoning; drawn from a stream that a checker does not have
-    return {
+    header = {
         "block": BLOCK,
         "model": {
             "class": type(model).__name__,
             "digest": tensors_digest(stored_tensors(model)),
-            "config": asdict(config) if config is not None else None,
+            "config": asdict(config) if is_dataclass(config) else None,
         },
         "task": {
             "class": type(task).__name__,
@@ -47,6 +49,13 @@ def header_of(model: nn.Module, task: Task, property: Any, counts: Mapping[int, 
         "property": {"name": _name(property), "settings": _settings(property)},
         "counts": {str(length): count for length, count in counts.items()},
     }
+    return json.loads(json.dumps(as_json(header, "certificate")))
+
+
+def spans_of(counts: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
+    """Length, first and last row (exclusive) of each block, in order."""
+    for length, count in counts.items():
+        yield from ((length, start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
 
 def property_title(value: Any) -> str:
@@ -79,7 +88,8 @@ def read_certificate(path: Path | str, header: Mapping[str, Any]) -> list[Proved
     """The blocks of a certificate with this header; none if there is no such file.
 
     Raises:
-        ToylabError: naming the first part that differs, if the certificate is of another proof, or if it is damaged.
+        ToylabError: naming the first part that differs, if the certificate is of another proof, or if it is damaged or
+            its blocks are not the first ones in order.
     """
     if not exists(path):
         return []
@@ -87,7 +97,12 @@ def read_certificate(path: Path | str, header: Mapping[str, Any]) -> list[Proved
     for name, value in header.items():
         if record.get(name) != value:
             raise ToylabError(f"{path}: is the certificate of another {name}; give another file with --out")
-    return [convert_value(ProvedBlock, block, "block") for block in record["blocks"]]
+    blocks = convert_value(list[ProvedBlock], record.get("blocks"), f"{path}: blocks")
+    listed = [(block.length, block.start, block.start + block.rows) for block in blocks]
+    counts = {int(length): count for length, count in header["counts"].items()}
+    if listed != list(itertools.islice(spans_of(counts), len(listed))):
+        raise ToylabError(f"{path}: its blocks are not the first ones in order; give another file with --out")
+    return blocks
 
 
 def _name(value: Any) -> str:
@@ -101,5 +116,5 @@ def _settings(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: _settings(getattr(value, one.name)) for one in fields(value)}
     if callable(value):
-        return f"{value.__module__}.{_name(value)}" if hasattr(value, "__qualname__") else repr(value)
+        return f"{getattr(value, '__module__', type(value).__module__)}.{_name(value)}"
     return value

@@ -36,12 +36,25 @@ class Outcome:
         fulfilled: whether each decision is as the property demands, true where there is none; the property holds on a
             row if all are.
         margins: the smallest lead of a decision: of the largest logit over the second, or of an attention weight over
-            its threshold, in either direction.
+            its threshold, in either direction. One that is nan, such as 0 / 0, counts as 0.
     """
 
     decisions: Int[np.ndarray, "batch decision"]
     fulfilled: Bool[np.ndarray, "batch decision"]
     margins: Float[np.ndarray, " batch"]
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.decisions)
+        if len(shape) != 2 or np.shape(self.fulfilled) != shape or np.shape(self.margins) != shape[:1]:
+            raise ToylabError(
+                f"outcome: decisions {shape}, fulfilled {np.shape(self.fulfilled)}, margins {np.shape(self.margins)}; "
+                "must be (batch, decision) twice, and (batch)"
+            )
+        types = [
+            getattr(getattr(x, "dtype", None), "kind", "?") for x in (self.decisions, self.fulfilled, self.margins)
+        ]
+        if types[0] not in "iub" or types[1] != "b" or types[2] != "f":
+            raise ToylabError("outcome: must be numpy arrays of whole numbers, of bool, and of floats")
 
     @property
     def holds(self) -> Bool[np.ndarray, " batch"]:
@@ -152,6 +165,8 @@ class IdealPattern:
     head: int
 
     def __call__(self, batch: Batch) -> dict[str, Edit]:
+        if self.link not in batch.links:
+            raise ToylabError(f"link={self.link!r}: the task has {', '.join(batch.links)}")
         return {f"blocks.{self.layer}.attn.pattern": follow_links(self.head, batch.links[self.link])}
 
 
@@ -195,5 +210,6 @@ def _margins(
 ) -> Float[np.ndarray, " batch"]:
     """The smallest lead of the likeliest token over the second among the answers of each row."""
     first, second = logits.topk(2, dim=-1).values.unbind(dim=-1)
-    leads = (first - second).masked_fill(~torch.from_numpy(is_due).to(logits.device), torch.inf)
+    leads = (first - second).masked_fill(first == second, 0)  # of two infinite logits as well
+    leads = leads.masked_fill(~torch.from_numpy(is_due).to(logits.device), torch.inf)
     return leads.amin(dim=1).cpu().double().numpy()

@@ -18,13 +18,14 @@ from jaxtyping import Int
 from torch import nn
 
 from toylab.console import ToylabError, progress_bar
-from toylab.proofs.certificate import BLOCK, header_of, property_title, read_certificate, write_certificate
+from toylab.probes.hooks import has_hooks
+from toylab.proofs.certificate import header_of, property_title, read_certificate, spans_of, write_certificate
 from toylab.proofs.counterexample import describe_failure
 from toylab.proofs.proof import Proof, ProvedBlock, RestSample
 from toylab.proofs.properties import UNDECIDED, Answers, Outcome, Property
 from toylab.proofs.routes import proof_copy
 from toylab.runs.processes import ProcessPool
-from toylab.settings import check_range
+from toylab.settings import check_range, convert_value
 from toylab.tasks import SPLITS, EnumerableTask, Task, stream
 
 BATCH = 2**12
@@ -62,7 +63,8 @@ def prove(
 
     Raises:
         ToylabError: for a task without a numbering, or with more rows than can be numbered; for answers of a task
-            that is scored on texts; for a certificate of another model, task or property.
+            that is scored on texts; for a model of another vocabulary, or with hooks; for a certificate of another
+            model, task or property, also if its last block is decided otherwise.
     """
     check_range(budget=budget, least=0)
     check_range(workers=workers, sample=sample, least=1)
@@ -73,9 +75,24 @@ def prove(
             f"property=answers: several tokens may follow in a text of {type(task).__name__}, and the row has one of "
             "them; give a property that takes all of them (see docs/prove.md)"
         )
+    if has_hooks(*model.modules()):  # the copies that are proved lose those of `edit`
+        raise ToylabError(
+            f"model: {type(model).__name__} has hooks, which no proof takes; give edits as a property, "
+            "Edited(edits=...), and prove outside of `edit` and `watch`"
+        )
+    if getattr(model, "vocab", len(task.vocabulary)) != len(task.vocabulary):
+        raise ToylabError(
+            f"model: has {model.vocab} tokens, and {type(task).__name__} has {len(task.vocabulary)}; give the task "
+            "that the model was trained on"
+        )
     model = proof_copy(model)
     header = header_of(model, task, property, counts)
     blocks = [] if out is None else read_certificate(out, header)
+    if blocks and not _same_decisions(model, task, property, blocks[-1]):
+        raise ToylabError(
+            f"{out}: its last block is decided otherwise now, so the code of the model, task or property is another; "
+            "give another file with --out"
+        )
     for block in _blocks(model, task, property, counts, blocks, budget, workers, progress):
         blocks.append(block)
         if out is not None and len(blocks) % 16 == 0:
@@ -97,14 +114,18 @@ def _counts(task: Any, lengths: range | tuple[int, ...] | None) -> dict[int, int
             f"task={type(task).__name__}: has no numbering of its rows; give a task with sampled_lengths, count and "
             "enumerate (see toylab.tasks.EnumerableTask)"
         )
-    chosen = sorted(set(task.sampled_lengths if lengths is None else lengths))
-    counts = {length: number for length in chosen if (number := task.count(length))}
+    chosen = sorted(
+        set(task.sampled_lengths if lengths is None else convert_value(tuple[int, ...], lengths, "lengths"))
+    )
+    numbers = {length: convert_value(int, task.count(length), f"count({length})") for length in chosen}
+    check_range(**{f"count({length})": number for length, number in numbers.items()}, least=0)
+    counts = {length: number for length, number in numbers.items() if number}
     if not counts:
         raise ToylabError(f"lengths={chosen}: the task has no row of these lengths; it samples {task.sampled_lengths}")
     if (total := sum(counts.values())) >= 2**63:
         raise ToylabError(
-            f"lengths={min(counts)}..{max(counts)}: the task has {total} rows, and numbers end at 2^63; give "
-            "shorter lengths, or a smaller task"
+            f"lengths={min(counts)}..{max(counts)}: the task has over 2^{total.bit_length() - 1} rows, and numbers end "
+            "at 2^63; give shorter lengths, or a smaller task"
         )
     return counts
 
@@ -120,12 +141,7 @@ def _blocks(
     progress: str | None,
 ) -> Iterator[ProvedBlock]:
     """The blocks after those that are done, in order, until the budget is spent."""
-    spans = (
-        (length, start, min(start + BLOCK, count))
-        for length, count in counts.items()
-        for start in range(0, count, BLOCK)
-    )
-    spans = itertools.islice(spans, len(done), None)
+    spans = itertools.islice(spans_of(counts), len(done), None)
     spent, total = 0.0, sum(counts.values())
     bar = progress_bar(total=total, initial=sum(b.rows for b in done), desc=progress, disable=progress is None)
     with bar:
@@ -152,6 +168,12 @@ def _blocks(
                 spent += seconds
                 bar.update(block.rows)
                 yield block
+
+
+def _same_decisions(model: nn.Module, task: EnumerableTask, property: Property, block: ProvedBlock) -> bool:
+    """Whether a block is decided again as before: a certificate names the code that decides, without a digest of it."""
+    again, _ = judge_block(model, task, property, block.length, block.start, block.start + block.rows)
+    return (again.digest, again.holds, again.train) == (block.digest, block.holds, block.train)
 
 
 def judge_block(
@@ -205,15 +227,25 @@ def _decide(
     Rows below twice `CLOSE_MARGIN` are decided again: the rounding of float32 must not decide which rows are close.
     """
     batch = task.enumerate(length, numbers)
+    split = batch.labels.get("split")
+    if len(batch) != len(numbers) or split is None or not np.isin(split, range(len(SPLITS))).all():
+        raise ToylabError(
+            f"task={type(task).__name__}: enumerate gives {len(batch)} rows for {len(numbers)} numbers; it must give "
+            f"one row each, with a label 'split' from 0 to {len(SPLITS) - 1}"
+        )
     with torch.inference_mode():
         outcome = property(model, batch)
-        again = np.flatnonzero(outcome.margins < 2 * CLOSE_MARGIN)
+        if not isinstance(outcome, Outcome) or len(outcome.margins) != len(batch):
+            raise ToylabError(
+                f"property={property_title(property)}: must return an Outcome with one row per row of the batch"
+            )
+        again = np.flatnonzero(~(outcome.margins >= 2 * CLOSE_MARGIN))  # nan as well
         if len(again):
             close = exact[1](exact[0], task.enumerate(length, numbers[again]))
             width = close.decisions.shape[1]  # smaller if only longer rows have further decisions
             outcome.decisions[again, :width], outcome.fulfilled[again, :width] = close.decisions, close.fulfilled
-            outcome.margins[again] = close.margins
-    return outcome, batch.labels["split"]
+            outcome.margins[again] = np.nan_to_num(close.margins, posinf=np.inf)
+    return outcome, split
 
 
 def _in_float64(value: Any) -> Any:

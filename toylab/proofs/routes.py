@@ -61,7 +61,9 @@ def answers_due(model: nn.Module, batch: Batch) -> Int[np.ndarray, "batch answer
         ToylabError: for an encoder-decoder and a task whose label "count" does not fit its label queries.
     """
     if not isinstance(model, EncoderDecoder):
-        return batch.targets[:, _scored(batch)]
+        if not len(scored := _scored(batch)):
+            raise ToylabError(f"targets: are all {IGNORE}, so that there is no answer; give a task with targets")
+        return batch.targets[:, scored]
     counts = batch.labels.get("count")
     if counts is None or counts.ndim != 2 or counts.shape[1] > model.queries:
         raise ToylabError(f"task: has no label 'count' for the {model.queries} label queries of the encoder-decoder")

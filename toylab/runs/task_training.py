@@ -8,6 +8,7 @@ FOLDER/curves.svg                       both curves of all seeds
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ def named_optimizer(name: str, config: TrainConfig) -> tuple[OptimizerFactory | 
     """The optimizer of a name, None for the default one, and the config of the training loop beside it.
 
     Raises:
-        ToylabError: for an unknown name.
+        ToylabError: for an unknown name, or weight decay of an optimizer without it.
     """
     if name == "adamw":
         return None, config
@@ -121,6 +122,8 @@ def named_optimizer(name: str, config: TrainConfig) -> tuple[OptimizerFactory | 
     }
     if name not in known:
         raise unknown_name("optimizer", name, ["adamw", *known])
+    if config.weight_decay and "weight_decay" not in inspect.signature(known[name]).parameters:
+        raise ToylabError(f"train.weight_decay={config.weight_decay}: {name} has none; give --train.weight-decay 0")
     decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
     return partial(known[name], lr=config.learning_rate, **decay), replace(config, weight_decay=0.0)
 
