@@ -126,20 +126,6 @@ def _possible_bits(p: float | int) -> tuple[int, ...]:
     return (ZERO,) * (p < 1) + (ONE,) * (p > 0)
 
 
-def _extended(
-    strings: BitStrings, sizes: Sizes, added: list[int], at_start: bool
-) -> Int[np.ndarray, "batch longest_and_added"]:
-    """Strings with tokens added at their start or end."""
-    number = len(added)
-    extended = np.full((len(strings), strings.shape[1] + number), ZERO)
-    if at_start:
-        extended[:, :number], extended[:, number:] = added, strings
-    else:
-        extended[:, : -number or None] = strings
-        extended[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(number)] = added
-    return extended
-
-
 def _low(span: int | tuple[int, int]) -> int:
     return span if isinstance(span, int) else span[0]
 

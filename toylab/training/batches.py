@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch._C._functorch import is_batchedtensor, is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
+from toylab.model.device import device_of, to_device
 from toylab.tasks import IGNORE, Batch, IteratedMap, Task, stream
-
-SomeBatch = TypeVar("SomeBatch")
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,6 @@ class ScoredBatch:
             return True
         consecutive = torch.arange(self.tokens.shape[1], device=self.positions.device)
         return bool((self.positions == consecutive).all())
-
-
-def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
-    """A copy of a batch (a dataclass of tensors) on another device."""
-    values = {
-        name: x.to(device) if isinstance(x, Tensor) else to_device(x, device) if is_dataclass(x) else x
-        for name, x in vars(batch).items()
-    }
-    assert is_dataclass(batch)
-    assert not isinstance(batch, type)
-    return replace(batch, **values)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the parameters of a model; the CPU if it has none."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def tokens_for(model: nn.Module, tokens: Integer[np.ndarray, "batch position"]) -> Int[Tensor, "batch position"]:
