@@ -27,7 +27,17 @@ from jaxtyping import Float
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, check_span, fill_split
+from toylab.tasks.base import (
+    IGNORE,
+    NO_POSITION,
+    Batch,
+    Split,
+    cached_property,
+    check_draw,
+    check_span,
+    fill_split,
+    span_ends,
+)
 from toylab.tasks.bracketed import (
     BEGIN,
     CLOSE,
@@ -41,9 +51,7 @@ from toylab.tasks.bracketed import (
     Sizes,
     _count_distribution,
     _has_strings,
-    _high,
     _links,
-    _low,
     _number_of_strings,
     _numbered_strings,
     _per_row,
@@ -90,19 +98,19 @@ class ContextualCounting:
 
     @property
     def min_length(self) -> int:
-        return _low(self.length)
+        return span_ends(self.length)[0]
 
     @property
     def max_length(self) -> int:
-        return _high(self.length)
+        return span_ends(self.length)[1]
 
     @property
     def fewest(self) -> int:
-        return _low(self.regions)
+        return span_ends(self.regions)[0]
 
     @property
     def most(self) -> int:
-        return _high(self.regions)
+        return span_ends(self.regions)[1]
 
     @property
     def largest(self) -> dict[str, Any]:
@@ -175,7 +183,8 @@ class ContextualCounting:
         for row in np.flatnonzero(is_empty):
             lengths = self.length if length is None else int(sizes[row])
             counts = self.regions if regions is None else int(numbers[row])
-            choices = itertools.product(*(range(_low(span), _high(span) + 1) for span in (lengths, counts)))
+            ends = map(span_ends, (lengths, counts))
+            choices = itertools.product(*(range(low, high + 1) for low, high in ends))
             available = [size for size in choices if _has_strings(split, p, *size)]
             if not available:
                 raise ToylabError(

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from toylab.console import ToylabError
 from toylab.tasks.addition import Addition
 from toylab.tasks.automaton import Automaton
-from toylab.tasks.base import Batch, Split, Task, stream
+from toylab.tasks.base import Batch, Split, Task, span_ends, stream
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.dyck import Dyck
 from toylab.tasks.hops import MultiHopRecall
@@ -193,7 +193,7 @@ def _spans(draw: Callable, fewest: int, most: int) -> int | tuple[int, int]:
 def _hops(draw: Callable, task_class: type[MultiHopRecall]) -> MultiHopRecall:
     """Cycles of two to six nodes, with as many hops as the shortest of them allows."""
     pairs = draw(_spans(2, 6))
-    low, high = (pairs, pairs) if isinstance(pairs, int) else pairs
+    low, high = span_ends(pairs)
     hops, nodes = draw(st.integers(1, low - 1)), draw(st.integers(high, 9))
     return task_class(hops=hops, pairs=pairs, nodes=nodes, chain_of_thought=draw(st.booleans()))
 

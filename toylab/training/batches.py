@@ -47,15 +47,15 @@ class ScoredBatch:
             ToylabError: if rows are packed and `forward` does not accept `segments`; if positions are not 0, 1, 2 ...
                 and `forward` does not accept `positions`; for logits whose shape is not (batch, position, vocab).
         """
-        arguments = _accepted_arguments(model)
-        if "segments" in arguments.missing and self.segments is not None:
+        accepted = _accepted_arguments(model)
+        if "segments" not in accepted and self.segments is not None:
             raise _missing_argument_error(
                 model, "segments", "each row holds several sequences; give one per row, with layout=pad"
             )
-        if "positions" in arguments.missing and not self._in_order():
+        if "positions" not in accepted and not self._in_order():
             raise _missing_argument_error(model, "positions", "those of the batch are not 0, 1, 2 ...; use layout=pad")
-        logits = model(self.tokens, **{name: getattr(self, name) for name in arguments.accepted})
-        scored = self.tokens if "queries" in arguments.missing else self.queries
+        logits = model(self.tokens, **{name: getattr(self, name) for name in accepted})
+        scored = self.queries if "queries" in accepted else self.tokens
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != scored.shape:
             actual = (
                 f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(logits).__name__}"
@@ -237,27 +237,18 @@ def refuse_unscored(targets: Int[Tensor, "batch query"]) -> None:
         raise ToylabError(f"targets: are all {IGNORE}, so nothing is scored; give a batch with targets")
 
 
-@dataclass(frozen=True)
-class _AcceptedArguments:
-    """The arguments of a batch that the `forward` of a model accepts, and those it does not."""
-
-    accepted: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
-def _accepted_arguments(model: nn.Module) -> _AcceptedArguments:
+def _accepted_arguments(model: nn.Module) -> tuple[str, ...]:
+    """The arguments of a batch that the `forward` of a model accepts."""
     model = getattr(model, "_orig_mod", model)  # the module inside a compiled one
     forward = inspect.unwrap(getattr(model, "forward", model))
     return _inspect_forward(getattr(forward, "__func__", forward))
 
 
 @lru_cache(maxsize=64)
-def _inspect_forward(forward: Callable[..., Any]) -> _AcceptedArguments:
+def _inspect_forward(forward: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(forward).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = ("segments", "positions", "queries")
-    accepted = tuple(name for name in names if takes_all or name in parameters)
-    return _AcceptedArguments(accepted, tuple(name for name in names if name not in accepted))
+    return tuple(name for name in ("segments", "positions", "queries") if takes_all or name in parameters)
 
 
 def _missing_argument_error(model: nn.Module, name: str, why: str) -> ToylabError:
