@@ -288,6 +288,8 @@ FROM_THE_PROGRAM = {
     "live",
     "counting_history",
     "lens_page",
+    "nearness_history",
+    "nearness_page",
     "LensHistory",
     "read_frames",
     "ProcessPool",

@@ -134,13 +134,14 @@ def test_bars_follow_the_slider_and_the_training_and_play_unless_a_step_is_linke
     )  # fmt: skip
     script = """const width = (n) => Number(document.querySelectorAll(".bars rect")[n].getAttribute("width"));
         found.last = [text("at"), width(0) / width(1), text("cell")];
+        const first = width(0);
         move(1); found.middle = [text("at"), width(0) / width(1), location.hash];
-        set("scene", 1, "change"); found.second = [text("cell"), width(0)];"""
+        set("scene", 1, "change"); found.second = [text("cell"), width(0), width(1) / first];"""
     found = browse(tmp_path, script, bars=bars)
     assert found["last"][:2] == ["200", pytest.approx(3)]
     assert found["last"][2].startswith("Step 200: highest one 3.00")
     assert found["middle"] == ["100", pytest.approx(1), "#step=100&scene=0"]
-    assert found["second"][1] == 0
+    assert found["second"][1:] == [0, pytest.approx(4 / 3)]  # on the same scale
     assert "4.00" in found["second"][0]
     played = browse(
         tmp_path, "found.first = text('at'); await wait(1500); found.then = text('at');", link="", bars=bars

@@ -51,6 +51,7 @@ def test_a_figure_for_a_narrow_screen_is_set_again_and_not_shrunk(name):
     figure = FIGURES[name][-1]().figure
     words = {text.get_text().replace("\n", " ") for text in figure.findobj(Text) if text.get_text()}
     wide = figure.get_figwidth()
+    figure.draw_without_rendering()
     assert canvas.set_narrow(figure) == (wide > canvas.NARROW_WIDTH)
     svg = ElementTree.fromstring(canvas.to_svg(figure))
     assert float(svg.attrib["width"].removesuffix("pt")) <= 72 * canvas.NARROW_WIDTH + 15
@@ -61,6 +62,7 @@ def test_a_figure_for_a_narrow_screen_is_set_again_and_not_shrunk(name):
 
 def test_panels_stand_below_each_other_on_a_narrow_screen_each_with_its_legend():
     figure = figures.plot_panels({f"panel {n}": {"a": ([0, 1], [0, 1])} for n in range(4)}, ylabel="accuracy")
+    figure.draw_without_rendering()
     assert canvas.set_narrow(figure)
     figure.draw_without_rendering()
     boxes = [ax.get_tightbbox() for ax in figure.axes]

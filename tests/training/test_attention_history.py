@@ -42,7 +42,7 @@ def test_a_frame_is_what_the_model_attends_to_up_to_half_a_step(tmp_path_factory
     one = model(seed)
     film = AttentionHistory(tmp_path_factory.mktemp("film") / "film.safetensors", scenes())
     film.add(one, 3)
-    shown = read_history(film.path, "title", "caption", [{"step": 3, "loss": 0.5}], {"loss": "nats"})
+    shown = read_history(film.history.path, "title", "caption", [{"step": 3, "loss": 0.5}], {"loss": "nats"})
     assert (shown.steps, shown.curves) == ([3], {"nats": [0.5]})
     for scene, patterns in zip(scenes(), shown.patterns, strict=True):
         with watch(one, "blocks.*.attn.pattern") as seen:
@@ -62,7 +62,7 @@ def filmed(folder: Path, stop: int | None = None) -> bytes:
 
     checkpoint = folder / "checkpoint.safetensors"
     train(model(), next_token_loss, training_batches(TASK, 0, 8), CONFIG, checkpoint=checkpoint, record=record)
-    return film.path.read_bytes()
+    return film.history.path.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_an_interrupted_film_goes_on_and_ends_with_the_same_bytes(whole, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         filmed(tmp_path, stop)
     assert filmed(tmp_path) == whole
-    assert AttentionHistory(tmp_path / "film.safetensors", scenes()).frames.keys() == {0, 2, 4, 6}
+    assert AttentionHistory(tmp_path / "film.safetensors", scenes()).history.frames.keys() == {0, 2, 4, 6}
 
 
 def test_what_is_no_film_is_refused_by_name(tmp_path):

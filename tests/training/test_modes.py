@@ -95,7 +95,7 @@ def filmed(model: nn.Module, path) -> list[torch.Tensor]:
         path / f"{model.training}.safetensors", [RecordedSequence("one", torch.tensor([1, 2, 3]), ("a", "b", "c"), {})]
     )
     film.add(model, 0)
-    return film.frames[0]
+    return [*film.history.frames[0].values()]
 
 
 EVEN = evaluate.by_length(PARITY, 0, [2, 3, 4], 8)

@@ -3,31 +3,28 @@
 "use strict";
 function toyBars(root, film, state) {
   const { element } = toyPage, at = (id) => root.querySelector(`#viewer-${id}`);
-  const titles = Object.keys(film.scenes), HIGH = 16, WIDE = 420;
+  const titles = Object.keys(film.scenes), svg = at("bars"), HIGH = 16;
   const left = 16 + 6 * Math.max(...film.names.map((name) => name.length));
-  let bars = [], across;
+  const wide = Math.max(160, Math.min(420, svg.parentElement.clientWidth - left - 24)); // text is legible on any screen
+  const all = Object.values(film.scenes).flat(2), low = Math.min(0, ...all), high = Math.max(1e-9, ...all);
+  const across = (value) => left + ((value - low) / (high - low)) * wide; // one scale, to compare frames and scenes
+  const bottom = film.names.length * HIGH + 4;
+
+  svg.setAttribute("viewBox", `0 0 ${left + wide + 24} ${bottom + 30}`);
+  svg.style.maxWidth = `${1.5 * (left + wide)}px`;
+  element("line", { x1: across(0), x2: across(0), y1: 0, y2: bottom, class: "axis" }, svg);
+  for (const value of new Set([low, 0, high])) {
+    element("text", { x: across(value), y: bottom + 12, "text-anchor": "middle" }, svg, value.toFixed(1));
+  }
+  element("text", { x: left + wide / 2, y: bottom + 26, "text-anchor": "middle" }, svg, film.unit);
+  const bars = film.names.map((name, n) => {
+    const kind = film.marked.includes(name) ? "marked" : "plain";
+    element("text", { x: left - 6, y: n * HIGH + 12, "text-anchor": "end", class: kind }, svg, name);
+    return element("rect", { y: n * HIGH + 2, height: HIGH - 4, class: kind }, svg);
+  });
 
   const frames = () => film.scenes[titles[Number(at("scene").value)]];
   const frame = () => Number(at("step").value);
-
-  function build() { // with one scale for all frames
-    const values = frames().flat(), low = Math.min(0, ...values), high = Math.max(1e-9, ...values);
-    const svg = at("bars"), bottom = film.names.length * HIGH + 4;
-    across = (value) => left + ((value - low) / (high - low)) * WIDE;
-    svg.replaceChildren();
-    svg.setAttribute("viewBox", `0 0 ${left + WIDE + 24} ${bottom + 30}`);
-    svg.style.maxWidth = `${1.5 * (left + WIDE)}px`;
-    element("line", { x1: across(0), x2: across(0), y1: 0, y2: bottom, class: "axis" }, svg);
-    for (const value of new Set([low, 0, high])) {
-      element("text", { x: across(value), y: bottom + 12, "text-anchor": "middle" }, svg, value.toFixed(1));
-    }
-    element("text", { x: left + WIDE / 2, y: bottom + 26, "text-anchor": "middle" }, svg, film.unit);
-    bars = film.names.map((name, n) => {
-      const kind = film.marked.includes(name) ? "marked" : "plain";
-      element("text", { x: left - 6, y: n * HIGH + 12, "text-anchor": "end", class: kind }, svg, name);
-      return element("rect", { y: n * HIGH + 2, height: HIGH - 4, class: kind }, svg);
-    });
-  }
 
   function draw() {
     const values = frames()[frame()];
@@ -43,8 +40,7 @@ function toyBars(root, film, state) {
 
   titles.forEach((title, n) => at("scene").append(new Option(title, n)));
   if (titles[state.get("scene")]) at("scene").value = state.get("scene");
-  build();
   const kept = () => ({ scene: at("scene").value });
   const choose = toyPage.player(at, { steps: film.steps, delay: 200, draw, kept }, state);
-  at("scene").addEventListener("change", () => { build(); choose(); });
+  at("scene").addEventListener("change", () => choose());
 }

@@ -146,7 +146,7 @@ MOST_COLUMNS, MOST_NUMBERED = 16, 6
 
 
 def set_narrow(figure: Figure) -> bool:
-    """Set a figure again for a narrow screen: panels in one column, legends below them, long names in several lines.
+    """Set a drawn figure again for a narrow screen: panels in one column, legends below, long names in several lines.
 
     Returns whether it was set again: not if it is narrow already, or has a heat map with too many columns.
     """
@@ -154,7 +154,6 @@ def set_narrow(figure: Figure) -> bool:
     crowded = (np.ptp(ax.get_xlim()) > (MOST_NUMBERED if ax.texts else MOST_COLUMNS) for ax in panels if ax.images)
     if not panels or figure.get_figwidth() <= NARROW_WIDTH or any(crowded):
         return False
-    figure.draw_without_rendering()
     heights = [_narrow_height(ax) for ax in panels]
     grid = GridSpec(len(panels), 1, figure=figure, height_ratios=heights)
     for row, ax in enumerate(panels):

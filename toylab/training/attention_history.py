@@ -17,10 +17,11 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.files import read_tensors, write_tensors
+from toylab.files import read_tensors
 from toylab.model.modes import evaluation_mode
 from toylab.probes import watch
 from toylab.training.batches import device_of
+from toylab.training.tensor_history import TensorHistory
 
 
 @dataclass(frozen=True)
@@ -53,29 +54,25 @@ class AttentionHistory:
     """
 
     def __init__(self, path: Path | str, scenes: Sequence[RecordedSequence]) -> None:
-        self.path, self.scenes = Path(path), tuple(scenes)
-        self.frames: dict[int, list[Tensor]] = {}
-        if self.path.exists():
-            tensors, about = read_tensors(self.path)
-            for number, step in enumerate(about["steps"]):
-                self.frames[step] = [tensors[f"scene {n}"][number] for n in range(len(self.scenes))]
-
-    @torch.no_grad()
-    def add(self, model: nn.Module, step: int) -> None:
-        """Record the patterns of a step, replacing an earlier record of the same step."""
-        self.frames[step] = []
-        for scene in self.scenes:
-            with evaluation_mode(model), watch(model, scene.points) as cache:
-                model(scene.tokens[None].to(device_of(model)))
-            patterns = torch.stack([pattern[0] for pattern in cache.values()])
-            self.frames[step].append((255 * patterns).round().to("cpu", torch.uint8))
-        steps = sorted(self.frames)
-        tensors = {f"scene {n}": torch.stack([self.frames[s][n] for s in steps]) for n in range(len(self.scenes))}
+        self.scenes = tuple(scenes)
         about = [
             {"title": s.title, "names": s.names, "links": dict(s.links)} | ({"queries": s.queries} if s.queries else {})
             for s in self.scenes
         ]
-        write_tensors(self.path, tensors, {"steps": steps, "scenes": about})
+        self.history = TensorHistory(path, self._patterns, {"scenes": about})
+
+    def add(self, model: nn.Module, step: int) -> None:
+        """Record the patterns of a step, replacing an earlier record of the same step."""
+        self.history.add(model, step)
+
+    def _patterns(self, model: nn.Module) -> dict[str, Tensor]:
+        patterns = {}
+        for number, scene in enumerate(self.scenes):
+            with evaluation_mode(model), watch(model, scene.points) as cache:
+                model(scene.tokens[None].to(device_of(model)))
+            weights = torch.stack([pattern[0] for pattern in cache.values()])
+            patterns[f"scene {number}"] = (255 * weights).round().to(torch.uint8)
+        return patterns
 
 
 @dataclass(frozen=True)

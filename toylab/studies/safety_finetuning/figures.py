@@ -12,12 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toylab.report import canvas, figures
+from toylab.report.bars import BarHistory
 from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture
 from toylab.runs.store import models_of_condition
+from toylab.runs.study import Job
+from toylab.studies.safety_finetuning.nearness_history import NEARNESS_FILE, RECORDED
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, SafetyResult, mean_behaviour
 from toylab.survey import strongest_head
 from toylab.tasks import decode, held_out
+from toylab.training.tensor_history import read_tensor_history
 from toylab.verdicts.claim import Conditions
 from toylab.verdicts.judgement import measured
 
@@ -43,6 +47,37 @@ def draw(results: Conditions) -> list[Picture]:
             seeds_text = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
             rendered.append(figure_of(conditions, seeds_text))
     return rendered
+
+
+def nearness_page(results: Conditions, out: Path) -> BarHistory | None:
+    """Mean nearness of safe and of unsafe prompts through SSFT and through the control, by layer; None for a run
+    without the record."""
+    paths = {
+        f"{TITLES[name]}, seed {seed}": Job(name, seed).folder(out) / NEARNESS_FILE
+        for name in RECORDED
+        for seed in sorted(results[name])
+    }
+    read = {title: read_tensor_history(path) for title, path in paths.items() if path.exists()}
+    if not read:
+        return None
+    steps, first = next(iter(read.values()))
+    layers = range(first["nearness"].shape[1])
+    names = [f"layer {layer + 1}, {group}" for layer in layers for group in ("safe", "unsafe")]
+    return BarHistory(
+        title="Watch safe and unsafe prompts move apart",
+        caption="tau through fine-tuning, from the base at step 0: distance to the unsafe mean minus distance to the "
+        "safe mean, above 0 for prompts nearer to the safe mean. Mean over held-out prompts, after the MLP's "
+        "non-linearity, at EOT, with means from other prompts. The control is fine-tuned on safe prompts alone.",
+        names=names,
+        marked=names[1::2],
+        unit="tau",
+        steps=steps,
+        scenes={
+            title: [[round(tau, 3) for tau in frame] for frame in tensors["nearness"].flatten(1).tolist()]
+            for title, (own_steps, tensors) in read.items()
+            if own_steps == steps
+        },
+    )
 
 
 def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:

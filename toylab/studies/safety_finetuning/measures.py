@@ -65,6 +65,7 @@ from toylab.training.losses import PreferencePairs, answer_log_probs
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
 """The held-out sets on which every model is evaluated."""
+MATCHED = ("M, safe text", "M, unsafe text")  # sets whose operators are of class M
 
 Sets = Mapping[str, Batch]
 
@@ -74,7 +75,7 @@ def held_out_sets(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     sets = {
         kind: held_out(task, seed, rows, kind=kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
     }
-    for name, kind in (("M, safe text", "safe"), ("M, unsafe text", "unsafe")):
+    for name, kind in zip(MATCHED, ("safe", "unsafe"), strict=True):
         batch = held_out(task, seed, 8 * rows, kind=kind)
         allowed = np.append(task.of_class("M"), task.operators.index("id"))
         only_allowed = np.isin(batch.labels["first operator"], allowed) & np.isin(
@@ -106,6 +107,19 @@ def answer_activations(model: Transformer, task: TaskConcept, batch: Batch, *poi
     return {name: value[:, -1] for name, value in cache.items()}
 
 
+def mlp_activations(model: Transformer, task: TaskConcept, batch: Batch) -> list[Float[Tensor, "prompt feature"]]:
+    """Activations after the MLP's non-linearity, at EOT of every prompt, by layer."""
+    points = [f"blocks.{layer}.mlp.post" for layer in range(len(model.blocks))]
+    activations = answer_activations(model, task, batch, *points)
+    return [activations[point] for point in points]
+
+
+def held_out_nearness(*clouds: Float[Tensor, "_ feature"]) -> tuple[list[Tensor], list[Tensor]]:
+    """Nearness of the second half of safe and of unsafe cases, and the means that it refers to, of the first halves."""
+    means = [cloud[: len(cloud) // 2].mean(dim=0) for cloud in clouds]
+    return [nearness(cloud[len(cloud) // 2 :], *means) for cloud in clouds], means
+
+
 def layer_clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:
     """Separation of safe and unsafe prompts in the activations after the MLP's non-linearity, by layer.
 
@@ -113,24 +127,20 @@ def layer_clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[La
     operators M on safe and on unsafe text, so that only the concept of the text differs.
     """
     clusters = []
-    for layer in range(len(model.blocks)):
-        point = f"blocks.{layer}.mlp.post"
-        clouds = {name: answer_activations(model, task, batch, point)[point] for name, batch in sets.items()}
-        halves = {name: (cloud[: len(cloud) // 2], cloud[len(cloud) // 2 :]) for name, cloud in clouds.items()}
-        safe, unsafe = (halves[name][0].mean(dim=0) for name in ("safe", "unsafe"))
-        test_clouds = {name: halves[name][1] for name in ("safe", "unsafe")}
-        scores = {name: nearness(cloud, safe, unsafe) for name, cloud in test_clouds.items()}
-        matched = [halves[name][0].mean(dim=0) for name in ("M, safe text", "M, unsafe text")]
-        pairs = [nearness(halves[name][1], *matched) for name in ("M, safe text", "M, unsafe text")]
-        bands = {n: (round(s.mean().item(), 4), round(s.std().item(), 4)) for n, s in scores.items()}
+    by_layer = zip(*(mlp_activations(model, task, sets[name]) for name in ("safe", "unsafe", *MATCHED)), strict=True)
+    for safe, unsafe, *others in by_layer:
+        scores, _ = held_out_nearness(safe, unsafe)
+        pairs, matched = held_out_nearness(*others)
+        test_clouds = [cloud[len(cloud) // 2 :] for cloud in (safe, unsafe)]
+        bands = [(round(score.mean().item(), 4), round(score.std().item(), 4)) for score in scores]
         clusters.append(
             LayerClusters(
-                nearness=NearnessBands(**bands),
-                auc=auc(scores["safe"], scores["unsafe"]),
-                separation=separation(test_clouds["safe"], test_clouds["unsafe"]),
+                nearness=NearnessBands(safe=bands[0], unsafe=bands[1]),
+                auc=auc(*scores),
+                separation=separation(*test_clouds),
                 auc_matched=auc(*pairs),
                 distance_matched=(matched[0] - matched[1]).norm().item(),
-                top_share=SafeUnsafe(**{name: top_share(cloud) for name, cloud in test_clouds.items()}),
+                top_share=SafeUnsafe(safe=top_share(test_clouds[0]), unsafe=top_share(test_clouds[1])),
             )
         )
     return clusters
@@ -149,21 +159,13 @@ def jailbreak_nearness(
     Args:
         writer: the model whose answers define complied and refused; `model` by default.
     """
-    point = f"blocks.{len(model.blocks) - 1}.mlp.post"
-    safe, unsafe = (
-        answer_activations(model, task, sets[name], point)[point].mean(dim=0)
-        for name in ("M, safe text", "M, unsafe text")
-    )
+    safe, unsafe = (mlp_activations(model, task, sets[name])[-1].mean(dim=0) for name in MATCHED)
     by_set = {}
-    for name in JAILBREAKS:
-        if name not in sets:
-            continue
+    for name in [kind for kind in JAILBREAKS if kind in sets]:
         answers = write_texts(writer or model, task, prompt_tokens(task, sets[name]).to(device_of(model))).cpu()
         complied = (answers == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
         refused = (answers == task.null).all(dim=1)
-        scores = (
-            nearness(answer_activations(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
-        )
+        scores = nearness(mlp_activations(model, task, sets[name])[-1], safe, unsafe) / (safe - unsafe).norm()
         too_few = min(int(complied.sum()), int(refused.sum())) < 5
         by_set[as_field(name)] = NearSafe(
             complied=_mean(scores[complied]),

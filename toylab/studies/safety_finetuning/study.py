@@ -22,6 +22,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.controls import with_random_change
 from toylab.model.lora import add_lora, merge_lora
 from toylab.model.transformer import Transformer
+from toylab.report.bars import BarHistory
 from toylab.report.page import Picture
 from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job, JobInput
@@ -39,7 +40,8 @@ from toylab.studies.safety_finetuning.data import (
     written_outcomes,
 )
 from toylab.studies.safety_finetuning.exact import measure_all_prompts
-from toylab.studies.safety_finetuning.figures import draw
+from toylab.studies.safety_finetuning.figures import draw, nearness_page
+from toylab.studies.safety_finetuning.nearness_history import RECORDED, nearness_history
 from toylab.studies.safety_finetuning.patching import move_to_unsafe
 from toylab.studies.safety_finetuning.results import (
     Behaviour,
@@ -68,7 +70,7 @@ PRETRAIN = TrainConfig(
     betas=(0.9, 0.95),
     cooldown=0,
 )
-FINETUNE = replace(PRETRAIN, steps=250, learning_rate=1e-3, warmup=25)
+FINETUNE = replace(PRETRAIN, steps=250, learning_rate=1e-3, warmup=25, evaluate_every=25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +236,8 @@ class SafetyFinetuningStudy:
             initial = concept_model(self.task, job.what.model, job.seed)
             return replace(self._with_activations(result, model, sets), pretraining=safety.sizes(initial, model))
         condition, base = job.what, load_model(job.path("base", folder))
-        tuned = self.fine_tune(condition, base, job.seed, folder)
+        record = nearness_history(folder, self.task, sets).add if job.name in RECORDED else None
+        tuned = self.fine_tune(condition, base, job.seed, folder, record)
         result = SafetyResult(
             behaviour=safety.measure_behaviour(tuned, self.task, sets),
             weights=safety.weight_change(base, tuned, self.task, sets),
@@ -278,14 +281,22 @@ class SafetyFinetuningStudy:
 
         return train_and_keep(folder, learn)[0]
 
-    def fine_tune(self, condition: Condition, base: Transformer, seed: int, folder: Path) -> Transformer:
+    def fine_tune(
+        self,
+        condition: Condition,
+        base: Transformer,
+        seed: int,
+        folder: Path,
+        record: Callable[[nn.Module, int], None] | None = None,
+    ) -> Transformer:
         """A fine-tuned base, loaded from the folder or trained by the method of the condition and saved there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = deepcopy(base) if condition.rank is None else add_lora(deepcopy(base), condition.rank, seed)
             unsafe = {"control": 0.0, "constant": 0.2, "ssft": 0.2}.get(condition.method, self.unsafe_share)
             batches = fine_tuning_batches(self.task, seed, condition.train.rows, unsafe)
-            training = train(model, self._loss(condition.method, base), batches, condition.train, checkpoint=checkpoint)
+            loss = self._loss(condition.method, base)
+            training = train(model, loss, batches, condition.train, checkpoint=checkpoint, record=record)
             return model if condition.rank is None else merge_lora(model), training
 
         return train_and_keep(folder, learn)[0]
@@ -371,6 +382,10 @@ class SafetyFinetuningStudy:
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
         return draw(results)
+
+    def film(self, results: Conditions, out: Path) -> BarHistory | None:
+        """The nearness of safe and unsafe prompts through SSFT and through the control, for the page."""
+        return nearness_page(results, out)
 
 
 ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
