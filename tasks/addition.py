@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, check_span
+from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, check_span, span_ends
 from toylab.tasks.by_size import sample_contents
 from toylab.tasks.enumeration import checked_length, mixed_digits, with_splits
 
@@ -50,7 +50,7 @@ class Addition:
     @property
     def span(self) -> tuple[int, int]:
         """The smallest and the largest number of digits."""
-        return (self.digits, self.digits) if isinstance(self.digits, int) else self.digits
+        return span_ends(self.digits)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:

@@ -183,10 +183,15 @@ def content_hash(
     return hashes
 
 
+def span_ends(span: int | tuple[int, int]) -> tuple[int, int]:
+    """The smallest and the largest number of a span: a fixed number, or (minimum, maximum)."""
+    return (span, span) if isinstance(span, int) else span
+
+
 def check_span(example: str, **spans: int | tuple[int, int]) -> None:
     """Raises `ToylabError` unless each span is an integer of at least 1 or a range (low, high) of such integers."""
     for name, span in spans.items():
-        low, high = (span, span) if isinstance(span, int) else span
+        low, high = span_ends(span)
         if not 1 <= low <= high:
             raise ToylabError(f"{name}={span}: give at least 1, or a range from low to high, such as {example}")
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from toylab.tasks.base import EXACT_SPLIT_LIMIT, DeferredLinks, Split, split_index, split_of
+from toylab.tasks.enumeration import as_int64, nth_choice
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
@@ -111,9 +112,7 @@ def _numbered_strings(
     strings, brackets = np.empty((len(numbers), length), dtype=np.int64), np.zeros(len(numbers), dtype=np.int64)
     for position in range(length):
         ways = [_number_of_strings(length - 1 - position, fewest, most, p, n) for n in range(2 * most + 1)]
-        after_bit = np.array([min(number, 2**63 - 1) for number in ways])[brackets]
-        bit = np.where(after_bit > 0, np.minimum(numbers // np.maximum(after_bit, 1), len(bits)), len(bits))
-        numbers = numbers - bit * after_bit
+        bit, numbers = nth_choice(numbers, np.repeat(as_int64(ways)[brackets][:, None], len(bits), axis=1))
         is_bracket = bit == len(bits)
         bracket = np.where(brackets % 2, CLOSE, OPEN)
         strings[:, position] = np.where(is_bracket, bracket, np.array((*bits, ZERO))[bit])
@@ -124,25 +123,3 @@ def _numbered_strings(
 def _possible_bits(p: float | int) -> tuple[int, ...]:
     """Bits of nonzero probability."""
     return (ZERO,) * (p < 1) + (ONE,) * (p > 0)
-
-
-def _extended(
-    strings: BitStrings, sizes: Sizes, added: list[int], at_start: bool
-) -> Int[np.ndarray, "batch longest_and_added"]:
-    """Strings with tokens added at their start or end."""
-    number = len(added)
-    extended = np.full((len(strings), strings.shape[1] + number), ZERO)
-    if at_start:
-        extended[:, :number], extended[:, number:] = added, strings
-    else:
-        extended[:, : -number or None] = strings
-        extended[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(number)] = added
-    return extended
-
-
-def _low(span: int | tuple[int, int]) -> int:
-    return span if isinstance(span, int) else span[0]
-
-
-def _high(span: int | tuple[int, int]) -> int:
-    return span if isinstance(span, int) else span[1]

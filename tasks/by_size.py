@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
-from toylab.tasks.base import EXACT_SPLIT_LIMIT, Split, fill_split, split_index, split_of
+from toylab.tasks.base import EXACT_SPLIT_LIMIT, Split, fill_split, span_ends, split_index, split_of
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ def sample_contents(
     Raises:
         ToylabError: if the split has no content.
     """
-    low, high = (span, span) if isinstance(span, int) else span
+    low, high = span_ends(span)
     available = [
         number for number in range(low, high + 1) if not _is_small(task, number) or len(_listed(task, number, split))
     ]

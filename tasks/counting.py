@@ -23,11 +23,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from toylab.console import ToylabError
-from toylab.settings import check_option, check_range, check_settings
-from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, check_span, fill_split
+from toylab.settings import check_range, check_settings
+from toylab.tasks.base import (
+    IGNORE,
+    NO_POSITION,
+    Batch,
+    Split,
+    cached_property,
+    check_draw,
+    check_span,
+    fill_split,
+    span_ends,
+)
 from toylab.tasks.bracketed import (
     BEGIN,
     CLOSE,
@@ -40,11 +50,8 @@ from toylab.tasks.bracketed import (
     BitStrings,
     Sizes,
     _count_distribution,
-    _extended,
     _has_strings,
-    _high,
     _links,
-    _low,
     _number_of_strings,
     _numbered_strings,
     _per_row,
@@ -91,19 +98,19 @@ class ContextualCounting:
 
     @property
     def min_length(self) -> int:
-        return _low(self.length)
+        return span_ends(self.length)[0]
 
     @property
     def max_length(self) -> int:
-        return _high(self.length)
+        return span_ends(self.length)[1]
 
     @property
     def fewest(self) -> int:
-        return _low(self.regions)
+        return span_ends(self.regions)[0]
 
     @property
     def most(self) -> int:
-        return _high(self.regions)
+        return span_ends(self.regions)[1]
 
     @property
     def largest(self) -> dict[str, Any]:
@@ -176,7 +183,8 @@ class ContextualCounting:
         for row in np.flatnonzero(is_empty):
             lengths = self.length if length is None else int(sizes[row])
             counts = self.regions if regions is None else int(numbers[row])
-            choices = itertools.product(*(range(_low(span), _high(span) + 1) for span in (lengths, counts)))
+            ends = map(span_ends, (lengths, counts))
+            choices = itertools.product(*(range(low, high + 1) for low, high in ends))
             available = [size for size in choices if _has_strings(split, p, *size)]
             if not available:
                 raise ToylabError(
@@ -326,48 +334,21 @@ class ContextualCounting:
         start = int(self.begin)
         return batch.tokens[:, start : start + int(sizes.max(initial=0))], sizes
 
-    def append_zeros(self, batch: Batch, number: int, where: Literal["end", "start"] = "end") -> Batch:
-        """Strings with `number` zeros added at the end or start, outside all regions; counts are unchanged."""
-        check_option("where", where, ("end", "start"))
-        return self._add_tokens(batch, [ZERO] * number, where)
+    def append_zeros(self, batch: Batch, number: int) -> Batch:
+        """Strings with `number` zeros added at the end, outside all regions; counts are unchanged."""
+        return self._append(batch, [ZERO] * number)
 
     def append_region(self, batch: Batch) -> Batch:
         """Strings with an empty region added at the end; the other counts are unchanged."""
-        return self._add_tokens(batch, [OPEN, CLOSE], "end")
+        return self._append(batch, [OPEN, CLOSE])
 
-    def move_one(self, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Int[np.ndarray, " batch"]]:
-        """Swap a random 1-bit of a region with a random 0-bit outside all regions, in every row.
-
-        The count of that region decreases by one; the other counts and the length are unchanged. A row without a 1-bit
-        in a region or without a 0-bit outside is left unchanged.
-
-        Returns:
-            The edited batch, and for each row the index of the region that lost its 1-bit, or 0 if the row is
-            unchanged.
-        """
+    def _append(self, batch: Batch, added: list[int]) -> Batch:
         strings, sizes = self.strings(batch)
-        strings = strings.copy()
-        is_in_string = np.arange(strings.shape[1]) < sizes[:, None]
-        start = int(self.begin)
-        region = batch.labels["region"][:, start : start + strings.shape[1]]
-        is_one_in_region = is_in_string & (strings == ONE) & (region > 0)
-        is_zero_outside = is_in_string & (strings == ZERO) & (region == 0)
-        rows = np.flatnonzero(is_one_in_region.any(axis=1) & is_zero_outside.any(axis=1))
-        one_at, zero_at = (
-            np.where(mask, rng.random(mask.shape), -1).argmax(axis=1)[rows]
-            for mask in (is_one_in_region, is_zero_outside)
-        )
-        changed_region = np.zeros(len(strings), dtype=np.int64)
-        changed_region[rows] = region[rows, one_at]
-        strings[rows, one_at], strings[rows, zero_at] = ZERO, ONE
-        return self.batch(strings, sizes), changed_region
+        longer = np.pad(strings, ((0, 0), (0, len(added))), constant_values=ZERO)
+        longer[np.arange(len(longer))[:, None], sizes[:, None] + np.arange(len(added))] = added
+        return self.batch(longer, sizes + len(added))
 
     # Helpers -----------------------------------------------------------------------------------------------------
-
-    def _add_tokens(self, batch: Batch, added: list[int], where: Literal["end", "start"]) -> Batch:
-        """Strings with the tokens `added` put at their start or end."""
-        strings, sizes = self.strings(batch)
-        return self.batch(_extended(strings, sizes, added, where == "start"), sizes + len(added))
 
     def _count_token(self, count: Any) -> Any:
         """Token id of a count, or ids of an array of counts."""

@@ -21,7 +21,17 @@ from jaxtyping import Bool, Float, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, Batch, DeferredLinks, Split, cached_property, check_draw, check_span, decode
+from toylab.tasks.base import (
+    IGNORE,
+    Batch,
+    DeferredLinks,
+    Split,
+    cached_property,
+    check_draw,
+    check_span,
+    decode,
+    span_ends,
+)
 from toylab.tasks.by_size import sample_contents
 from toylab.tasks.enumeration import as_int64, checked_length, nth_choice, with_splits, within
 
@@ -57,7 +67,7 @@ class Dyck:
     @property
     def span(self) -> tuple[int, int]:
         """The smallest and the largest number of pairs."""
-        return (self.pairs, self.pairs) if isinstance(self.pairs, int) else self.pairs
+        return span_ends(self.pairs)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
 from toylab.tasks.base import stream
 
-Concept = Literal["A", "B"]
 LEAF = 3
 """Letters per symbol of the last level."""
 

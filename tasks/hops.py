@@ -24,7 +24,7 @@ from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_draw, check_span, decode
+from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_draw, check_span, decode, span_ends
 from toylab.tasks.by_size import sample_contents
 from toylab.tasks.enumeration import as_int64, checked_length, nth_choice, with_splits, within
 
@@ -56,7 +56,7 @@ class MultiHopRecall:
     @property
     def span(self) -> tuple[int, int]:
         """The smallest and the largest number of pairs."""
-        return (self.pairs, self.pairs) if isinstance(self.pairs, int) else self.pairs
+        return span_ends(self.pairs)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:

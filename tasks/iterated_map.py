@@ -25,6 +25,7 @@ from toylab.tasks.base import (
     check_draw,
     check_span,
     fill_split,
+    span_ends,
     split_index,
     split_of,
 )
@@ -86,11 +87,11 @@ class IteratedMap(ABC):
 
     @property
     def min_length(self) -> int:
-        return self.lengths if isinstance(self.lengths, int) else self.lengths[0]
+        return span_ends(self.lengths)[0]
 
     @property
     def max_length(self) -> int:
-        return self.lengths if isinstance(self.lengths, int) else self.lengths[1]
+        return span_ends(self.lengths)[1]
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -314,7 +315,7 @@ class IteratedMap(ABC):
 
     def _nonempty_lengths(self, split: Split) -> list[int]:
         """Lengths with at least one prompt in the split."""
-        return [length for length in range(self.min_length, self.max_length + 1) if self.capacity(length, split)]
+        return [length for length in self.sampled_lengths if self.capacity(length, split)]
 
     def _links(self, lengths: Int[np.ndarray, " batch"]) -> dict[str, Int[np.ndarray, "link 3"]]:
         row, t = np.nonzero(np.arange(1, lengths.max(initial=1) + 1) <= lengths[:, None])

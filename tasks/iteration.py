@@ -33,7 +33,23 @@ from toylab.tasks.iterated_map import IteratedMap
 
 
 @dataclass(frozen=True, kw_only=True)
-class Copy(IteratedMap):
+class _NumbersBelow(IteratedMap):
+    """A map of the numbers 0 .. p-1, for any p."""
+
+    p: int = 11
+    """The modulus."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("for example 2 or 11", p=self.p, least=2)
+
+    @property
+    def values(self) -> int:
+        return self.p
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(_NumbersBelow):
     """F(s, x) = x: the states copy the inputs.
 
     position           0     1     2     3     4     5     6     7
@@ -45,14 +61,6 @@ class Copy(IteratedMap):
     """Alphabet size."""
 
     name = "copy"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("for example 2 or 11", p=self.p, least=2)
-
-    @property
-    def values(self) -> int:
-        return self.p
 
     def step(self, states, inputs):
         return inputs
@@ -84,7 +92,7 @@ class Parity(IteratedMap):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModularSum(IteratedMap):
+class ModularSum(_NumbersBelow):
     """F(s, x) = s + x mod p: the states are the prefix sums.
 
     position           0     1     2     3     4     5     6     7
@@ -92,18 +100,7 @@ class ModularSum(IteratedMap):
     target             .     .     .     .     7     7     5   EoS
     """
 
-    p: int = 11
-    """The modulus."""
-
     name = "sum"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("for example 2 or 11", p=self.p, least=2)
-
-    @property
-    def values(self) -> int:
-        return self.p
 
     def step(self, states, inputs):
         return (states + inputs) % self.p

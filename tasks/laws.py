@@ -190,17 +190,14 @@ def the_oracle_continues_every_prompt_with_the_targets(task: Task, batch: Batch)
     If the task is `interleaved`, `solve` receives the row up to each scored position and returns its one target; if it
     is `next_token`, all tokens that may follow.
     """
-    if getattr(task, "next_token", False):
+    is_open, is_interleaved = getattr(task, "next_token", False), getattr(task, "interleaved", False)
+    if is_open or is_interleaved:
         for row, position in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
-            allowed, target = task.solve(batch.tokens[row, : position + 1].tolist()), batch.targets[row, position]
-            _require(target in allowed, "solve or targets", f"{target} is scored, solve allows {allowed}", int(row))
-            is_all = len(set(allowed)) == len(task.vocabulary)
+            answer, target = list(task.solve(batch.tokens[row, : position + 1].tolist())), batch.targets[row, position]
+            holds, verb = (target in answer, "allows") if is_open else (answer == [target], "says")
+            _require(holds, "solve or targets", f"{target} is scored, solve {verb} {answer}", int(row))
+            is_all = is_open and len(set(answer)) == len(task.vocabulary)
             _require(not is_all, "solve", "allows every token of the vocabulary, so no row could be wrong", int(row))
-        return
-    if getattr(task, "interleaved", False):
-        for row, position in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
-            answer, target = task.solve(batch.tokens[row, : position + 1].tolist()), batch.targets[row, position]
-            _require(list(answer) == [target], "solve or targets", f"{target} is scored, solve says {answer}", int(row))
         return
     for row, (prompt, targets) in enumerate(zip(prompts_of(batch), batch.targets.tolist(), strict=True)):
         scored = [target for target in targets if target != IGNORE]

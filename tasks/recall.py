@@ -34,8 +34,10 @@ from toylab.tasks.base import (
     Split,
     cached_property,
     check_draw,
+    check_span,
     decode,
     fill_split,
+    span_ends,
     split_index,
     split_of,
 )
@@ -68,8 +70,7 @@ class AssociativeRecall:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not 1 <= self.fewest <= self.most:
-            raise ToylabError(f"pairs={self.pairs}: give 1 or more, or the fewest and the most, for example 2 6")
+        check_span("2 6", pairs=self.pairs)
         if self.keys < max(self.most, 2):
             raise ToylabError(f"keys={self.keys}: {self.most} pairs have different keys; give at least {self.most}")
         check_range("of one value, there is nothing to recall; for example 16", values=self.values, least=2)
@@ -77,11 +78,11 @@ class AssociativeRecall:
 
     @property
     def fewest(self) -> int:
-        return self.pairs if isinstance(self.pairs, int) else self.pairs[0]
+        return span_ends(self.pairs)[0]
 
     @property
     def most(self) -> int:
-        return self.pairs if isinstance(self.pairs, int) else self.pairs[1]
+        return span_ends(self.pairs)[1]
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -103,9 +104,7 @@ class AssociativeRecall:
         """
         check_draw(rows, split)
         numbers = rng.integers(self.fewest, self.most + 1, size=rows)
-        available = [
-            number for number in range(self.fewest, self.most + 1) if _has_rows(split, self.keys, self.values, number)
-        ]
+        available = [number for number in self.sampled_lengths if _has_rows(split, self.keys, self.values, number)]
         is_unavailable = ~np.isin(numbers, available)
         if is_unavailable.any():
             if not available:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from toylab.console import ToylabError
 from toylab.tasks.addition import Addition
 from toylab.tasks.automaton import Automaton
-from toylab.tasks.base import Batch, Split, Task, stream
+from toylab.tasks.base import Batch, Split, Task, span_ends, stream
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.dyck import Dyck
 from toylab.tasks.hops import MultiHopRecall
@@ -57,7 +57,7 @@ def instances(task_class: type) -> st.SearchStrategy[Any]:
     """
     for base_class, strategy in _STRATEGIES.items():
         if issubclass(task_class, base_class):
-            return strategy(task_class)
+            return st.builds(task_class, **strategy) if isinstance(strategy, dict) else strategy(task_class)
     hints = get_type_hints(task_class)
     choices: dict[str, st.SearchStrategy] = {}
     for field in dataclasses.fields(task_class):
@@ -153,14 +153,6 @@ def _concept(draw: Callable, task_class: type[TaskConcept]) -> TaskConcept:
 
 
 @st.composite
-def _reasoning(draw: Callable, task_class: type[Reasoning]) -> Reasoning:
-    """Reasoning tasks with enough states and steps that no split is empty."""
-    return task_class(
-        p=draw(st.integers(3, 8)), length=draw(st.integers(3, 7)), flag=draw(st.booleans()), seed=draw(seeds)
-    )
-
-
-@st.composite
 def _recall(draw: Callable, task_class: type[AssociativeRecall]) -> AssociativeRecall:
     """Associative recall with one to seven pairs, with some or all keys queried."""
     fewest, more = draw(st.integers(1, 4)), draw(st.integers(0, 3))
@@ -201,28 +193,9 @@ def _spans(draw: Callable, fewest: int, most: int) -> int | tuple[int, int]:
 def _hops(draw: Callable, task_class: type[MultiHopRecall]) -> MultiHopRecall:
     """Cycles of two to six nodes, with as many hops as the shortest of them allows."""
     pairs = draw(_spans(2, 6))
-    low, high = (pairs, pairs) if isinstance(pairs, int) else pairs
+    low, high = span_ends(pairs)
     hops, nodes = draw(st.integers(1, low - 1)), draw(st.integers(high, 9))
     return task_class(hops=hops, pairs=pairs, nodes=nodes, chain_of_thought=draw(st.booleans()))
-
-
-@st.composite
-def _modular(draw: Callable, task_class: type[ModularAddition]) -> ModularAddition:
-    """Tables small enough to be exhausted, with a small to a large share for training."""
-    return task_class(p=draw(st.integers(4, 30)), train_share=draw(st.sampled_from((0.3, 0.5, 0.8))))
-
-
-@st.composite
-def _addition(draw: Callable, task_class: type[Addition]) -> Addition:
-    """Summands of one to five digits in several bases."""
-    return task_class(digits=draw(_spans(1, 5)), base=draw(st.sampled_from((2, 3, 10, 36))))
-
-
-@st.composite
-def _dyck(draw: Callable, task_class: type[Dyck]) -> Dyck:
-    """Texts of one to eight pairs, flat or deeply nested."""
-    pairs, kinds = draw(_spans(1, 8)), draw(st.integers(1, 4))
-    return task_class(pairs=pairs, kinds=kinds, depth=draw(st.integers(1, 6)))
 
 
 _STRATEGIES: dict[type, Any] = {
@@ -230,10 +203,13 @@ _STRATEGIES: dict[type, Any] = {
     IteratedMap: _iterated,
     ContextualCounting: _counting,
     TaskConcept: _concept,
-    Reasoning: _reasoning,
+    # enough states and steps that no split is empty
+    Reasoning: {"p": st.integers(3, 8), "length": st.integers(3, 7), "flag": st.booleans(), "seed": seeds},
     AssociativeRecall: _recall,
     MultiHopRecall: _hops,
-    ModularAddition: _modular,
-    Addition: _addition,
-    Dyck: _dyck,
+    # tables small enough to be exhausted, with a small to a large share for training
+    ModularAddition: {"p": st.integers(4, 30), "train_share": st.sampled_from((0.3, 0.5, 0.8))},
+    Addition: {"digits": _spans(1, 5), "base": st.sampled_from((2, 3, 10, 36))},
+    Dyck: {"pairs": _spans(1, 8), "kinds": st.integers(1, 4), "depth": st.integers(1, 6)},
 }
+"""By class of task, the values of its fields, or a strategy of tasks whose fields depend on each other."""

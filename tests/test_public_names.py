@@ -8,10 +8,9 @@ from tests.test_layers import package, sources
 INTERFACES = {
     "studies": {"Condition", "MODEL", "Part", "STUDY", "claims", "draw", "edits", "exact_claims", "live"},
     "calibration": {"DETECTORS"},
-    "bench": {"DONE"},
     "widgets": {"Attention"},
 }
-"""What each study, each family of detectors, each kind of work defines under the same name. A widget is named by
+"""What each study, each family of detectors defines under the same name. A widget is named by
 what it shows."""
 
 

@@ -264,7 +264,6 @@ OPTIONS = {
     "Parity.sample(no rows)": lambda: untyped(Parity.sample)(Parity(), tasks.stream(0), 0, "tset"),
     "Parity.capacity(split)": lambda: untyped(Parity.capacity)(Parity(), 3, "tset"),
     "ContextualCounting.sample(split)": lambda: untyped(COUNTING.sample)(COUNTING(), tasks.stream(0), 0, "tset"),
-    "ContextualCounting.append_zeros(where)": lambda: untyped(COUNTING.append_zeros)(COUNTING(), None, 1, "strat"),
     "AssociativeRecall.sample(split)": lambda: untyped(RECALL.sample)(RECALL(), tasks.stream(0), 0, "tset"),
     "TaskConcept.sample(split)": lambda: untyped(CONCEPT.sample)(CONCEPT(), tasks.stream(0), 0, "tset"),
     "TaskConcept.sample(kind)": lambda: untyped(CONCEPT._check)(CONCEPT(), "sfae", 0.5),

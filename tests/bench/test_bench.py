@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from toylab import bench, cli
-from toylab.bench import Comparison, gpu, growth, inference, startup, time_to_result, training
+from toylab.bench import Comparison, growth, inference, startup, time_to_result, training
 from toylab.bench.peers import TORCH, adamw_step, language_model_loss, peer_config, peer_models, random_tokens
-from toylab.console import ToylabError
+from toylab.console import ToylabError, align_columns
 from toylab.model.transformer import Transformer
 from toylab.runs import registry
 from toylab.runs.judge import settings_from_json
@@ -22,13 +22,10 @@ from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Polynomial, stream
 from toylab.training.batches import next_token_loss, pack
 
-MODULES = {one.__name__.rpartition(".")[2]: one for one in (training, inference, startup, time_to_result, gpu)}
 
-
-def test_every_work_is_done_by_the_module_that_is_said_to_do_it():
-    for name, module in bench.WORKS.items():
-        assert name in MODULES[module].DONE
-    assert sum(len(module.DONE) for module in MODULES.values()) == len(bench.WORKS)
+def test_every_work_is_a_function():
+    assert all(callable(bench.benchmark(name)) for name in bench.WORKS)
+    assert len(set(bench.WORKS.values())) == len(bench.WORKS)
     assert set(bench.LONG_WORKS) | set(bench.GPU_WORKS) <= set(bench.WORKS)
 
 
@@ -155,14 +152,10 @@ def test_numbers_are_short_and_keep_three_digits_or_two_behind_the_point(value):
 
 def test_the_table_shows_every_comparison_in_one_line():
     found = [Comparison("a step", 3.0, "ms", 0.6, 0.75, {"another": 4.0}), Comparison("b", 2.0, "s", 3, 2.0)]
-    head, first, second = bench.comparisons_table(found).splitlines()
+    head, first, second = align_columns(bench.comparison_rows(found)).splitlines()
     assert head.split() == ["work", "ours", "peer", "ratio", "target"]
     assert first.split() == ["a", "step", "3.00", "ms", "4.00", "another", "0.75", "<=", "0.6", "short"]
     assert second.split() == ["b", "2.00", "s", "<=", "3"]
-    assert (
-        bench.comparisons_markdown(found).splitlines()[2]
-        == "| a step | 3.00 ms | 4.00 another | 0.75 | <= 0.6 | short |"
-    )
 
 
 def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(tmp_path):
@@ -218,7 +211,7 @@ def one_work(monkeypatch):
     def work(device: str):
         yield Comparison("a step", 3.0, "ms", 0.6, 0.75, {"another": 4.0}, note="what else")
 
-    monkeypatch.setitem(training.DONE, "step", work)
+    monkeypatch.setattr(training, "bench_step", work)
 
 
 def test_the_command_prints_a_table_and_keeps_what_it_found(one_work, tmp_path, capsys):
@@ -252,7 +245,7 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
         yield Comparison("a step", 3.0, "ms", 0.6, 0.75)
         raise ToylabError("the disk is full")
 
-    monkeypatch.setitem(training.DONE, "step", work)
+    monkeypatch.setattr(training, "bench_step", work)
     assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 2
     (kept,) = tmp_path.glob("*.json")
     assert [one["work"] for one in json.loads(kept.read_text(encoding="utf-8"))["found"]] == ["a step"]

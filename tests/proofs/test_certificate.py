@@ -260,9 +260,6 @@ class Property:
         return Answers()(model, batch)
 
 
-Shifted.__name__ = "Polynomial"
-
-
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -271,7 +268,8 @@ Shifted.__name__ = "Polynomial"
         ({"property": lambda model, batch: Answers()(model, batch)}, {"property": lambda model, batch: SAYS[0]}),
     ],
 )
-def test_the_certificate_of_other_code_is_refused(first, then, tmp_path):
+def test_the_certificate_of_other_code_is_refused(first, then, tmp_path, monkeypatch):
+    monkeypatch.setattr(Shifted, "__name__", "Polynomial")
     given = {"model": Transformer.for_task(TASK, SMALL, 0), "task": TASK, "lengths": (2,), "out": tmp_path / "a.json"}
     toylab.prove(**(given | first))
     toylab.prove(**(given | first))

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from toylab.console import ToylabError, align_columns, markdown_table, unknown_name
+from toylab.console import ToylabError, unknown_name
 from toylab.files import read_json, write_json
 from toylab.model.device import check_device
 
@@ -137,21 +137,21 @@ def matmul_limit(rounds: int = 20, size: int = 1024, device: str = "cpu") -> flo
 
 
 WORKS = {
-    "step": "training",
-    "epoch": "training",
-    "share": "training",
-    "watch": "inference",
-    "generate": "inference",
-    "edit": "inference",
-    "data": "startup",
-    "import": "startup",
-    "seeds": "startup",
-    "population": "training",
-    "gpu": "gpu",
-    "recipes": "time_to_result",
-    "studies": "time_to_result",
+    "step": "training.bench_step",
+    "epoch": "training.bench_epoch",
+    "share": "training.bench_matmul_share",
+    "watch": "inference.bench_watch",
+    "generate": "inference.bench_generate",
+    "edit": "inference.bench_edit",
+    "data": "startup.bench_sampling",
+    "import": "startup.bench_imports",
+    "seeds": "startup.bench_two_seeds",
+    "population": "training.bench_population",
+    "gpu": "gpu.bench_gpu",
+    "recipes": "time_to_result.bench_recipes",
+    "studies": "time_to_result.bench_studies",
 }
-"""Module of each benchmark, by name."""
+"""Module and function of each benchmark, by name."""
 
 LONG_WORKS = ("population", "gpu", "recipes", "studies")
 """Benchmarks that run only when named, since they take minutes or are uninformative on a CPU."""
@@ -174,25 +174,18 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
         if device != "cpu" and name not in GPU_WORKS:
             raise ToylabError(f"work {name!r}: does not measure a GPU; choose from {', '.join(GPU_WORKS)}")
     supported = WORKS if device == "cpu" else GPU_WORKS
-    return _comparisons_of(names or [name for name in supported if name not in LONG_WORKS], device)
+    chosen = names or [name for name in supported if name not in LONG_WORKS]
+    return (comparison for name in chosen for comparison in benchmark(name)(device))
 
 
-def _comparisons_of(names: Sequence[str], device: str) -> Iterator[Comparison]:
-    for name in names:
-        yield from import_module(f"toylab.bench.{WORKS[name]}").DONE[name](device)
+def benchmark(name: str) -> Callable[[str], Iterator[Comparison]]:
+    """The function of a benchmark, which takes a device."""
+    module, _, function = WORKS[name].partition(".")
+    return getattr(import_module(f"toylab.bench.{module}"), function)
 
 
-def comparisons_table(comparisons: Sequence[Comparison]) -> str:
-    """One line per comparison."""
-    return align_columns(_rows(comparisons))
-
-
-def comparisons_markdown(comparisons: Sequence[Comparison]) -> str:
-    """The table of comparisons in Markdown."""
-    return markdown_table(_rows(comparisons))
-
-
-def _rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """The head of a table, then one row per comparison."""
     rows = [("work", "ours", "peer", "ratio", "target", "")]
     for comparison in comparisons:
         peer = ", ".join(f"{format_number(value)} {name}" for name, value in comparison.peers.items())

@@ -158,5 +158,3 @@ DEVICE_CASES: Mapping[str, Callable[[torch.device], DeviceCase]] = {
     "safety-finetuning": safety_case,
     "steering-vectors": steering_case,
 }
-
-DONE = {"gpu": bench_gpu}

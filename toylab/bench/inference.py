@@ -82,6 +82,3 @@ def bench_edit(device: str, rounds: int = 25) -> Iterator[Comparison]:
     yield compare_with_peer(
         "generating with a steering vector", interleaved_timings(works, rounds, device), "plain", 1.1
     )
-
-
-DONE = {"watch": bench_watch, "generate": bench_generate, "edit": bench_edit}

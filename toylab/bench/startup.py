@@ -127,6 +127,3 @@ def bench_two_seeds(device: str, steps: int = 300, rounds: int = 3) -> Iterator[
 def _some_steps(seed: int, steps: int) -> None:
     model, loss, batch_at = study_training("iteration-head", seed)
     train(model, loss, batch_at, TrainConfig(steps=steps, warmup=1, cooldown=0, evaluate_every=steps))
-
-
-DONE = {"data": bench_sampling, "import": bench_imports, "seeds": bench_two_seeds}

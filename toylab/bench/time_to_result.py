@@ -141,6 +141,3 @@ def bench_studies(device: str, workers: int = 2) -> Iterator[Comparison]:
         yield Comparison(f"default {name}", study_minutes, "minutes", 4, study_minutes)
         yield Comparison(f"default {name}: memory of a process", peak, "GB", 1.5, peak)
     yield Comparison("all default studies", minutes, "minutes", 10, minutes)
-
-
-DONE = {"recipes": bench_recipes, "studies": bench_studies}

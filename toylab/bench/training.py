@@ -153,6 +153,3 @@ def bench_population(device: str, rounds: int = 5, seeds: int = 8) -> Iterator[C
             "one seed",
             target,
         )
-
-
-DONE = {"step": bench_step, "epoch": bench_epoch, "share": bench_matmul_share, "population": bench_population}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from toylab.planted.disguise import add_heads, add_layer, add_noise, rotate_basi
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import find_iteration_head, link_mass
 from toylab.probes.attention import Pattern
-from toylab.tasks import ITERATED_MAPS, AssociativeRecall, Batch, IteratedMap, ModularSum, Parity
+from toylab.tasks import ITERATED_MAPS, AssociativeRecall, Batch, IteratedMap, ModularSum, Parity, Task
 from toylab.training import evaluate
 from toylab.training.batches import next_token_loss, pad, training_batches
 from toylab.training.loop import TrainConfig, train
@@ -49,16 +49,11 @@ def iteration_score(shown: AttentionInput) -> float:
 
     In a control, which has no planted head, any head counts. 0 if there is no such factor.
     """
-    lengths = range(len(shown.batches))
-    patterns = {n: shown.patterns[n] for n in lengths}
-    links = {n: shown.batches[n].links for n in lengths}
+    patterns, links = dict(enumerate(shown.patterns)), {n: batch.links for n, batch in enumerate(shown.batches)}
+    full = {"carry_threshold": 0.9, "stop_threshold": 0.5, "end_of_input_threshold": 0.25}
     for tenths in range(11, 0, -1):
         factor = tenths / 10
-        thresholds = {
-            "carry_threshold": 0.9 * factor,
-            "stop_threshold": 0.5 * factor,
-            "end_of_input_threshold": 0.25 * factor,
-        }
+        thresholds = {name: threshold * factor for name, threshold in full.items()}
         candidate = find_iteration_head(patterns, links, **thresholds)
         if candidate.found and shown.place in (None, (candidate.layer, candidate.head)):
             return factor
@@ -77,6 +72,14 @@ def induction_score(shown: AttentionInput) -> float:
         return 0.0  # no layer after the first
     best = max(mass, key=mass.__getitem__)
     return mass[best] if shown.place in (None, best) else 0.0
+
+
+def _attended(
+    model: Transformer, batches: Sequence[Batch], place: Place | None = None, task_accuracy: float | None = None
+) -> DetectorInput:
+    """The attention patterns of a model on batches."""
+    patterns = tuple(evaluate.attention_patterns(model, batch) for batch in batches)
+    return DetectorInput(AttentionInput(patterns, tuple(batches), place), task_accuracy)
 
 
 # Planted positives ---------------------------------------------------------------------------------------------------
@@ -99,15 +102,14 @@ def _sample_recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[B
     return task, (task.sample(rng, 24),)
 
 
-_CIRCUITS: dict[str, tuple[Callable, Callable]] = {
-    "iteration": (_sample_iterated_map, iteration_head),
-    "induction": (_sample_recall, induction_head),
-}
+_ITERATION: tuple[Callable, Callable] = (_sample_iterated_map, iteration_head)
+_INDUCTION: tuple[Callable, Callable] = (_sample_recall, induction_head)
+"""The sampler of tasks and batches, and the handwritten circuit of a task."""
 
 
-def _planted(name: str, heads: bool, layers: bool, basis: bool) -> PlantedPositive:
-    draw, write = _CIRCUITS[name]
-
+def _planted(
+    draw: Callable, write: Callable, heads: bool = False, layers: bool = False, basis: bool = False
+) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         task, batches = draw(rng)
         model, planted_head = write(task), (1, 0)
@@ -123,23 +125,18 @@ def _planted(name: str, heads: bool, layers: bool, basis: bool) -> PlantedPositi
             model = rotate_basis(model, rng)
         model = add_noise(model, noise, rng)
         task_accuracy = evaluate.accuracy(model, dict(enumerate(batches))).token
-        return DetectorInput(
-            AttentionInput(
-                tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches, planted_head
-            ),
-            task_accuracy,
-        )
+        return _attended(model, batches, planted_head, task_accuracy)
 
     return plant
 
 
-def _planted_positives(name: str) -> dict[str, PlantedPositive]:
+def _planted_positives(draw: Callable, write: Callable) -> dict[str, PlantedPositive]:
     return {
-        "as written": _planted(name, False, False, False),
-        "other heads beside it": _planted(name, True, False, False),
-        "an idle layer": _planted(name, False, True, False),
-        "rotated basis": _planted(name, False, False, True),
-        "heads, layer and basis": _planted(name, True, True, True),
+        "as written": _planted(draw, write),
+        "other heads beside it": _planted(draw, write, heads=True),
+        "an idle layer": _planted(draw, write, layers=True),
+        "rotated basis": _planted(draw, write, basis=True),
+        "heads, layer and basis": _planted(draw, write, heads=True, layers=True, basis=True),
     }
 
 
@@ -154,9 +151,7 @@ def _random_weights(draw: Callable) -> SampledControl:
         with torch.no_grad():
             for block in model.blocks:  # from nearly uniform to nearly one-hot attention
                 block.attn.query.weight.mul_(float(rng.uniform(1, 20)))
-        return DetectorInput(
-            AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches)
-        )
+        return _attended(model, batches)
 
     return control
 
@@ -164,11 +159,8 @@ def _random_weights(draw: Callable) -> SampledControl:
 def _shuffled_links(draw: Callable, write: Callable) -> SampledControl:
     def control(rng: np.random.Generator) -> DetectorInput:
         task, batches = draw(rng)
-        model = write(task)
-        patterns = tuple(evaluate.attention_patterns(model, batch) for batch in batches)
-        return DetectorInput(
-            AttentionInput(patterns, tuple(replace(b, links=_with_random_keys(b.links, rng)) for b in batches))
-        )
+        shuffled = [replace(batch, links=_with_random_keys(batch.links, rng)) for batch in batches]
+        return _attended(write(task), shuffled)
 
     return control
 
@@ -220,20 +212,16 @@ def _end_of_input(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     return np.broadcast_to(end_positions[:, None], batch.tokens.shape)
 
 
-def _carry_keys(batch: Batch) -> KeyOfQuery:
+def _carry_keys(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
+    """The diagonal without a stop: the last query attends to the first input instead of the end of the input."""
     keys = np.zeros(batch.tokens.shape, dtype=int)
     row, query, key = batch.links["carry"].T
     keys[row, query] = key
     return keys
 
 
-def _carry_and_no_stop(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    """The diagonal without a stop: the last query attends to the first input instead of the end of the input."""
-    return _carry_keys(batch)
-
-
 def _carry_one_late(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    keys = _carry_keys(batch) - 1
+    keys = _carry_keys(batch, rng) - 1
     row, query, key = batch.links["stop"].T
     keys[row, query] = key
     return keys
@@ -270,42 +258,34 @@ def _no_end_found(rng: np.random.Generator) -> DetectorInput:
 def _in_the_first_layer(rng: np.random.Generator) -> DetectorInput:
     """The patterns of the circuit with the two layers swapped."""
     task, batches = _sample_iterated_map(rng)
-    return DetectorInput(
-        AttentionInput(tuple(evaluate.attention_patterns(iteration_head(task), b)[::-1] for b in batches), batches)
-    )
+    shown = _attended(iteration_head(task), batches).shown
+    return DetectorInput(replace(shown, patterns=tuple(patterns[::-1] for patterns in shown.patterns)))
 
 
-@lru_cache(maxsize=2)
-def _trained_at_one_length(seed: int) -> tuple[IteratedMap, Transformer]:
-    """A model trained on inputs of length 6 only: it need not iterate, and fails at other lengths."""
-    task = ModularSum(p=2, lengths=6) if seed % 2 else Parity(lengths=6)
-    longer = replace(task, lengths=(2, 9))
-    model = Transformer.for_task(longer, ModelConfig(positions="learned"), seed)
+@lru_cache(maxsize=4)
+def _trained(task: Task, whole_task: Task, config: ModelConfig, seed: int) -> Transformer:
+    """A model of the size that `whole_task` needs, trained on `task`."""
+    model = Transformer.for_task(whole_task, config, seed)
     train(model, next_token_loss, training_batches(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
-    return longer, model
+    return model
 
 
 def _one_length(rng: np.random.Generator) -> DetectorInput:
-    task, model = _trained_at_one_length(int(rng.integers(2)))
-    batches = tuple(task.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in (5, 6, 8))
+    """A model trained on inputs of length 6 only: it need not iterate, and fails at other lengths."""
+    seed = int(rng.integers(2))
+    task = ModularSum(p=2, lengths=6) if seed else Parity(lengths=6)
+    longer = replace(task, lengths=(2, 9))
+    model = _trained(task, longer, ModelConfig(positions="learned"), seed)
+    batches = [longer.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in (5, 6, 8)]
     task_accuracy = evaluate.accuracy(model, {0: batches[0], 2: batches[2]}).sequence
-    return DetectorInput(
-        AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches), task_accuracy
-    )
-
-
-@lru_cache(maxsize=2)
-def _trained_with_one_layer(seed: int) -> tuple[AssociativeRecall, Transformer]:
-    """A one-layer model, which has no earlier layer for a previous-token head."""
-    task = AssociativeRecall()
-    model = Transformer.for_task(task, ModelConfig(positions="learned", layers=1, heads=4), seed)
-    train(model, next_token_loss, training_batches(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
-    return task, model
+    return _attended(model, batches, None, task_accuracy)
 
 
 def _one_layer(rng: np.random.Generator) -> DetectorInput:
-    """The pattern is presented as a second layer, because the detector ignores the first."""
-    task, model = _trained_with_one_layer(int(rng.integers(2)))
+    """A one-layer model, which has no earlier layer for a previous-token head. Its pattern is presented as a second
+    layer, because the detector ignores the first."""
+    task = AssociativeRecall()
+    model = _trained(task, task, ModelConfig(positions="learned", layers=1, heads=4), int(rng.integers(2)))
     batch = task.sample(rng, 24)
     (pattern,) = evaluate.attention_patterns(model, batch)
     task_accuracy = evaluate.accuracy(model, {0: batch}).token
@@ -316,13 +296,6 @@ def _previous(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     return _positions(batch) - 1
 
 
-def _before_the_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    """The earlier occurrence of the same key, one position before the target of an induction head."""
-    return _last_same_token(batch, rng)
-
-
-_ITERATION, _INDUCTION = _CIRCUITS["iteration"], _CIRCUITS["induction"]
-
 _ALL = (
     Detector(
         name="iteration-head",
@@ -330,14 +303,14 @@ _ALL = (
         score="largest common factor of the three thresholds at which the head is found",
         score_of=iteration_score,
         threshold=1.0,
-        planted_positives=_planted_positives("iteration"),
+        planted_positives=_planted_positives(*_ITERATION),
         controls={
             "random weights": _random_weights(_sample_iterated_map),
             "shuffled links": _shuffled_links(*_ITERATION),
             "a fixed distance back": _replaced_attention(*_ITERATION, _fixed_offset),
             "the previous token": _replaced_attention(*_ITERATION, _previous),
             "the end of the input": _replaced_attention(*_ITERATION, _end_of_input),
-            "x_t, and x_1 instead of the end": _replaced_attention(*_ITERATION, _carry_and_no_stop),
+            "x_t, and x_1 instead of the end": _replaced_attention(*_ITERATION, _carry_keys),
             "x_(t-1) instead of x_t": _replaced_attention(*_ITERATION, _carry_one_late),
             "no head before it finds the end": _no_end_found,
             "layers exchanged": _in_the_first_layer,
@@ -350,12 +323,12 @@ _ALL = (
         score="attention on that token, of the best head after the first layer",
         score_of=induction_score,
         threshold=0.5,
-        planted_positives=_planted_positives("induction"),
+        planted_positives=_planted_positives(*_INDUCTION),
         controls={
             "random weights": _random_weights(_sample_recall),
             "shuffled links": _shuffled_links(*_INDUCTION),
             "the previous token": _replaced_attention(*_INDUCTION, _previous),
-            "the earlier place of its token": _replaced_attention(*_INDUCTION, _before_the_value),
+            "the earlier place of its token": _replaced_attention(*_INDUCTION, _last_same_token),
             "any of the values": _replaced_attention(*_INDUCTION, _one_value),
             "a fixed distance back": _replaced_attention(*_INDUCTION, _fixed_offset),
             "trained with one layer": _one_layer,

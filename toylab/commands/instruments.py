@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from toylab.commands.flags import print_json
-from toylab.console import ToylabError, progress_bar
+from toylab.console import ToylabError, align_columns, markdown_table, progress_bar
 
 
 def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
@@ -59,10 +59,11 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     if options.json:
         print_json(bench.comparisons_json(measured))
         return
+    rows = bench.comparison_rows(measured)
     if options.markdown:
-        print(bench.comparisons_markdown(measured))
+        print(markdown_table(rows))
         return
-    print(bench.comparisons_table(measured))
+    print(align_columns(rows))
     hardware = about["processor"] if device == "cpu" else about["device"]
     print(f"{hardware}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s")
     lines = [f"{comparison.work}: {comparison.note}" for comparison in measured if comparison.note]

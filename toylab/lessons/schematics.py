@@ -52,8 +52,11 @@ class Sketch:
         self.ax.add_patch(FancyBboxPatch(corner, width, height, style, facecolor=fill, edgecolor="0.2", zorder=3))
         self.text(at, words)
 
-    def arrow(self, start: Point, end: Point, thick: bool = True, dashed: bool = False) -> None:
-        """An arrow between two points."""
+    def arrow(self, *points: Point, thick: bool = True, dashed: bool = False) -> None:
+        """An arrow from the first to the last of two or more points."""
+        *line, start, end = points
+        if line:
+            self.line(*line, start, thick=thick)
         shade, dashes = "0.45" if dashed or not thick else "black", (0, (3, 2)) if dashed else "-"
         style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
         self.ax.add_patch(
@@ -85,11 +88,9 @@ def draw_iteration_head() -> Figure:
     sketch.arrow((stream, 1.35), (stream, 7.0))
     sketch.box((stream - 0.35, 3.0), "MLP 1\n$5-4+1=2$", 2.3, 1.1)
     sketch.box((stream - 0.35, 5.9), "MLP 2\n$F(s_1,x_2)$", 2.3, 1.1)
-    sketch.line((end, 1.35), (end, 1.9))
-    sketch.arrow((end, 1.9), (stream, 1.9))
+    sketch.arrow((end, 1.35), (end, 1.9), (stream, 1.9))
     sketch.text((second + 0.15, 2.9), "head of layer 1:\nattends to EoI, and\ncopies its position", "left")
-    sketch.line((second, 1.35), (second, 4.3))
-    sketch.arrow((second, 4.3), (stream, 4.3))
+    sketch.arrow((second, 1.35), (second, 4.3), (stream, 4.3))
     sketch.text(
         (second - 0.15, 3.6), "head of layer 2\n(iteration head):\nattends to position 2,\ncopies $x_2$", "right"
     )
@@ -103,8 +104,7 @@ def draw_induction_head() -> Figure:
     x = sketch.tokens(["a", "1", "c", "7", "b", "4", "c"], 0.95)
     for position, centre in enumerate(x):
         sketch.text((centre, 0.25), str(position))
-    sketch.line((x[2], 1.35), (x[2], 1.9))
-    sketch.arrow((x[2], 1.9), (x[3], 1.9))
+    sketch.arrow((x[2], 1.35), (x[2], 1.9), (x[3], 1.9))
     sketch.text((x[2] - 0.15, 2.1), "head of layer 1\ncopies the token\nbefore", "right")
     sketch.arrow((x[3], 1.35), (x[3], 3.1))
     sketch.text((x[3] + 0.15, 2.5), "holds: 7, after c", "left")
@@ -146,11 +146,9 @@ def draw_steering_paths() -> Figure:
     sketch.arrow((0.9, 1.5), (x - 0.06, 1.5))
     sketch.text((0.85, 1.95), "vector")
     for y, name in ((2.5, "attention"), (3.9, "MLP")):
-        sketch.line((x, y - 0.5), (x + 1.9, y - 0.5), thick=False)
-        sketch.arrow((x + 1.9, y - 0.5), (x + 1.9, y - 0.35), thick=False)
+        sketch.arrow((x, y - 0.5), (x + 1.9, y - 0.5), (x + 1.9, y - 0.35), thick=False)
         sketch.box((x + 1.9, y), name, 2.3, 0.7)
-        sketch.line((x + 1.9, y + 0.35), (x + 1.9, y + 0.6), thick=False)
-        sketch.arrow((x + 1.9, y + 0.6), (x + 0.06, y + 0.6), thick=False)
+        sketch.arrow((x + 1.9, y + 0.35), (x + 1.9, y + 0.6), (x + 0.06, y + 0.6), thick=False)
     sketch.text((6.7, 3.2), "block 4: the path\nthrough the block\n(thin)", "left")
     sketch.text((x - 0.2, 3.2), "direct path\n(thick)", "right")
     sketch.box((x, 6.1), "final norm, unembedding: logits", 6.4)
@@ -169,8 +167,7 @@ def draw_path_patching() -> Figure:
             sketch.box((x + 1.6, y), name, 1.8, 0.7)
             sketch.arrow((x + 1.6, y + 0.35), (x + 0.06, y + 1.0), thick=thick)
             sketch.arrow((x, y - 0.9), (x + 1.6, y - 0.35), thick=thick, dashed=thick and name == "MLP")
-    sketch.line((clean, 3.3), (6.1, 3.3))
-    sketch.arrow((6.1, 3.3), (steered + 0.7, 3.95))
+    sketch.arrow((clean, 3.3), (6.1, 3.3), (steered + 0.7, 3.95))
     sketch.text((5.1, 4.95), "the MLP alone\nreceives the stream\nwithout vector")
     sketch.arrow((5.7, 1.1), (steered - 0.06, 1.1))
     sketch.text((5.6, 1.1), "+ vector", "right")

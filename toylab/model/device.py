@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 
+_Value = TypeVar("_Value")
 _Forward = TypeVar("_Forward", bound=Callable[..., Any])
 
 _chosen: ContextVar[str | None] = ContextVar("device", default=None)
@@ -45,7 +46,7 @@ def on_chosen_device(model: nn.Module) -> Iterator[list[nn.Parameter]]:
     if (device := _chosen.get()) is None:
         yield [p for p in model.parameters() if p.requires_grad]
         return
-    before = next((p.device for p in model.parameters()), torch.device("cpu"))
+    before = device_of(model)
     model.to(device)
     try:
         yield [p for p in model.parameters() if p.requires_grad]
@@ -53,15 +54,21 @@ def on_chosen_device(model: nn.Module) -> Iterator[list[nn.Parameter]]:
         model.to(before)
 
 
-def placed_on(value: Any, device: torch.device) -> Any:
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the parameters of a model; the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def to_device(value: _Value, device: str | torch.device) -> _Value:
     """A tensor, a dataclass of tensors, or a list of them on another device; anything else unchanged."""
+    moved: Any = value
     if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, list | tuple):
-        return type(value)(placed_on(part, device) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{name: placed_on(part, device) for name, part in vars(value).items()})
-    return value
+        moved = value.to(device)
+    elif isinstance(value, list | tuple):
+        moved = type(value)(to_device(part, device) for part in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        moved = replace(value, **{name: to_device(part, device) for name, part in vars(value).items()})
+    return moved
 
 
 def takes_any_device(forward: _Forward) -> _Forward:
@@ -72,7 +79,7 @@ def takes_any_device(forward: _Forward) -> _Forward:
         device = next(self.parameters()).device
         if tokens.device == device:
             return forward(self, tokens, *arguments, **options)
-        arguments, options = placed_on(arguments, device), {name: placed_on(x, device) for name, x in options.items()}
+        arguments, options = to_device(arguments, device), {name: to_device(x, device) for name, x in options.items()}
         return forward(self, tokens.to(device), *arguments, **options).to(tokens.device)
 
     return cast(_Forward, anywhere)

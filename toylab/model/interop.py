@@ -166,6 +166,3 @@ def _transformer_encoder(model: Any, patterns: bool) -> AdoptedModel:
 
 def _request_weights(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     return inputs, options | {"need_weights": True, "average_attn_weights": False}
-
-
-# Weights -------------------------------------------------------------------------------------------------------------

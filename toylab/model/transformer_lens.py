@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
-from toylab.model.layers import Block
 from toylab.model.positions import LearnedPositions, RotaryPositions
 from toylab.model.transformer import Transformer
 
@@ -78,15 +77,11 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
         )
     for parameter in hooked.parameters():
         parameter.zero_()  # weights that toylab's model lacks stay 0
-    state = {"embed.W_E": weight, "unembed.W_U": model.unembedding.weight.T}
+    state = _weights(model)
     if _POSITIONS[config.positions] == "standard" and config.positions != "none":
         table = model.positions.embed(torch.arange(context, device=weight.device))
         assert table is not None
         state["pos_embed.W_pos"] = table
-    if config.norm == "pre":
-        state |= _norm("ln_final", model.ln_final)
-    for i, block in enumerate(model.blocks):
-        state |= _block_state(f"blocks.{i}", block, config)
     unexpected = hooked.load_state_dict(state, strict=False).unexpected_keys
     if unexpected:
         raise RuntimeError(f"TransformerLens has no weight {unexpected[0]!r}; is it a version below 4?")
@@ -95,33 +90,26 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
     return hooked.eval()
 
 
-def _block_state(name: str, block: Block, config: ModelConfig) -> dict[str, Tensor]:
-    """Weights of a block under their TransformerLens names."""
-    state = {}
-    for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
-        state[f"{name}.attn.W_{theirs}"] = linear.weight.unflatten(0, (config.heads, -1)).mT
-        if linear.bias is not None:
-            state[f"{name}.attn.b_{theirs}"] = linear.bias.unflatten(0, (config.heads, -1))
-    state[f"{name}.attn.W_O"] = block.attn.output.weight.T.unflatten(0, (config.heads, -1))
-    if block.attn.output.bias is not None:
-        state[f"{name}.attn.b_O"] = block.attn.output.bias
-    if config.norm == "pre":
-        state |= _norm(f"{name}.ln1", block.ln1)
-    if block.mlp is None:
-        return state
-    if config.norm == "pre":
-        state |= _norm(f"{name}.ln2", block.ln2)
-    for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
-        state[f"{name}.mlp.W_{theirs}"] = linear.weight.T
-        if linear.bias is not None:
-            state[f"{name}.mlp.b_{theirs}"] = linear.bias
-    return state
-
-
-def _norm(name: str, norm: nn.Module | None) -> dict[str, Tensor]:
-    assert isinstance(norm, nn.LayerNorm)
-    bias = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
-    return {f"{name}.w": norm.weight, f"{name}.b": bias}
+def _weights(model: Transformer) -> dict[str, Tensor]:
+    """The weights of all layers under their TransformerLens names, as views in the shapes of TransformerLens."""
+    weights = {"embed.W_E": model.embedding.weight, "unembed.W_U": model.unembedding.weight.T}
+    norms = {"ln_final": model.ln_final}
+    for i, block in enumerate(model.blocks):
+        name, attn, mlp = f"blocks.{i}", block.attn, block.mlp
+        norms |= {f"{name}.ln1": block.ln1, f"{name}.ln2": block.ln2}
+        for theirs, linear in zip("QKV", (attn.query, attn.key, attn.value), strict=True):
+            weights[f"{name}.attn.W_{theirs}"] = linear.weight.unflatten(0, (attn.heads, -1)).mT
+            if linear.bias is not None:
+                weights[f"{name}.attn.b_{theirs}"] = linear.bias.unflatten(0, (attn.heads, -1))
+        weights[f"{name}.attn.W_O"] = attn.output.weight.T.unflatten(0, (attn.heads, -1))
+        biases = {f"{name}.attn.b_O": attn.output.bias}
+        for theirs, linear in {} if mlp is None else {"in": mlp.up, "out": mlp.down}.items():
+            weights[f"{name}.mlp.W_{theirs}"], biases[f"{name}.mlp.b_{theirs}"] = linear.weight.T, linear.bias
+        weights |= {place: bias for place, bias in biases.items() if bias is not None}
+    for name, norm in norms.items():
+        if isinstance(norm, nn.LayerNorm):
+            weights |= {f"{name}.w": norm.weight} | ({} if norm.bias is None else {f"{name}.b": norm.bias})
+    return weights
 
 
 def _write_positions(attn: Any, model: Transformer, context: int) -> None:
@@ -204,16 +192,12 @@ def from_hooked(hooked: nn.Module) -> Transformer:
     )
     weight = state["embed.W_E"]
     model = Transformer(config, cfg.d_vocab, cfg.n_ctx).to(device=weight.device, dtype=weight.dtype)
-    model.embedding.weight.copy_(weight)
-    assert isinstance(model.unembedding, nn.Linear)
-    model.unembedding.weight.copy_(state["unembed.W_U"].T)
+    for name, ours in _weights(model).items():
+        ours.copy_(state.get(name, ours))  # folded norms have no weights: keep 1 and 0
     if isinstance(model.positions, LearnedPositions):
         model.positions.table.copy_(state["pos_embed.W_pos"])
     elif positions == "rotary":
         _refuse_scaled_rotary(hooked)
-    _copy_norm(model.ln_final, state, "ln_final")
-    for i, block in enumerate(model.blocks):
-        _copy_block(block, state, f"blocks.{i}")
     _compare_logits(hooked, model)
     return model
 
@@ -230,28 +214,6 @@ def _refuse_scaled_rotary(hooked: Any) -> None:
             f"rotary frequencies: are not those of rotary_base={cfg.rotary_base}, so they are scaled (as by "
             "use_NTK_by_parts_rope); a Transformer does not support this"
         )
-
-
-def _copy_norm(norm: nn.Module | None, state: dict[str, Tensor], name: str) -> None:
-    if f"{name}.w" in state:  # folded norms have no weights: keep 1 and 0
-        assert isinstance(norm, nn.LayerNorm)
-        norm.weight.copy_(state[f"{name}.w"])
-        norm.bias.copy_(state[f"{name}.b"])
-
-
-def _copy_block(block: Block, state: dict[str, Tensor], name: str) -> None:
-    """Copy the weights of a block from their TransformerLens names."""
-    for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
-        linear.weight.copy_(state[f"{name}.attn.W_{theirs}"].mT.flatten(0, 1))
-        linear.bias.copy_(state[f"{name}.attn.b_{theirs}"].flatten())
-    block.attn.output.weight.copy_(state[f"{name}.attn.W_O"].flatten(0, 1).T)
-    block.attn.output.bias.copy_(state[f"{name}.attn.b_O"])
-    _copy_norm(block.ln1, state, f"{name}.ln1")
-    if block.mlp is not None:
-        _copy_norm(block.ln2, state, f"{name}.ln2")
-        for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
-            linear.weight.copy_(state[f"{name}.mlp.W_{theirs}"].T)
-            linear.bias.copy_(state[f"{name}.mlp.b_{theirs}"])
 
 
 def _refuse_unsupported_cfg(hooked: Any) -> Any:

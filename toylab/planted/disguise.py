@@ -25,13 +25,14 @@ from toylab.settings import check_range
 
 Model = TypeVar("Model", bound=nn.Module)
 
+RANDOM_SCORE = 4.0
+"""Magnitude of the attention scores of added heads."""
 
-def add_heads(
-    model: Transformer, heads: int, at: int, rng: np.random.Generator, sharp: float | int = 4.0
-) -> Transformer:
+
+def add_heads(model: Transformer, heads: int, at: int, rng: np.random.Generator) -> Transformer:
     """A model with the same logits and `heads` heads per layer: the original head at index `at`, the others random.
 
-    Random heads attend with scores of magnitude about `sharp` and have zero output.
+    Random heads attend with scores of magnitude about `RANDOM_SCORE` and have zero output.
 
     Raises:
         ToylabError: for a model with norms or several heads, or an index `at` out of range.
@@ -63,13 +64,11 @@ def add_heads(
         for block in result.blocks:
             random_heads = [h for h in range(heads) if h != at]
             for h in random_heads:
-                _attend_at_random(
-                    block.attn, slice(h * head_width, (h + 1) * head_width), slice(0, head_width), rng, sharp
-                )
+                _attend_at_random(block.attn, slice(h * head_width, (h + 1) * head_width), slice(0, head_width), rng)
     return result
 
 
-def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
+def add_layer(model: Transformer, before: int, rng: np.random.Generator) -> Transformer:
     """A model with the same logits and an idle layer before layer `before`: random attention, zero output.
 
     Raises:
@@ -89,7 +88,7 @@ def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: 
         for head in range(config.heads):
             size = config.width // config.heads
             head_slice = slice(head * size, (head + 1) * size)
-            _attend_at_random(idle.attn, head_slice, slice(0, config.width), rng, sharp)
+            _attend_at_random(idle.attn, head_slice, slice(0, config.width), rng)
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
     result.load_state_dict(state, strict=False)
     result.blocks = BlockList([*blocks[:before], idle, *blocks[before:]])
@@ -141,13 +140,11 @@ def _dtype_and_device(model: nn.Module) -> dict[str, Any]:
     return {"dtype": first.dtype, "device": first.device}
 
 
-def _attend_at_random(
-    attn: Attention, features: slice, coordinates: slice, rng: np.random.Generator, sharp: float | int
-) -> None:
-    """Random query and key weights of one head; scores of unit features have a spread of about `sharp`."""
+def _attend_at_random(attn: Attention, features: slice, coordinates: slice, rng: np.random.Generator) -> None:
+    """Random query and key weights of one head; scores of unit features have a spread of about `RANDOM_SCORE`."""
     for linear in (attn.query, attn.key):
         block = linear.weight[features, coordinates]
-        block.copy_(torch.from_numpy(rng.standard_normal(tuple(block.shape))) * sharp**0.5)
+        block.copy_(torch.from_numpy(rng.standard_normal(tuple(block.shape))) * RANDOM_SCORE**0.5)
 
 
 def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "width width"]:

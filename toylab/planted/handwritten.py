@@ -101,23 +101,8 @@ def induction_head(task: AssociativeRecall) -> Transformer:
     2. The head of layer 1, the induction head, attends to the position preceded by the current token and copies its
        *token*: the value that followed the key.
     """
-    vocab, context = len(task.vocabulary), task.context
-    token, position, before, out = _slots(vocab, context, vocab, vocab)
-    width = out.stop
-    config = ModelConfig(layers=2, heads=1, width=width, hidden=0, norm="none", positions="learned")
-    model = Transformer(config, vocab, context)
-    with torch.no_grad():
-        _write_embeddings(model, token, position, out)
-        previous, induction = (block.attn for block in model.blocks)
-        sharp = SHARPNESS * math.sqrt(width)
-        _attend_to_previous(previous, position, sharp)
-        _route(previous.value.weight, previous.output.weight, token, before)
-        token_ids = range(vocab)
-        induction.query.weight[token_ids, token] = sharp
-        induction.key.weight[token_ids, before] = 1
-        induction.key.weight[token_ids, position[0]] = -1  # position 0 has no predecessor and attends to itself
-        _route(induction.value.weight, induction.output.weight, token, out)
-    return model
+    # Position 0 has no predecessor and attends to itself.
+    return _recall_circuit(task, 1, slice(1))
 
 
 def hop_heads(task: MultiHopRecall) -> Transformer:
@@ -130,24 +115,27 @@ def hop_heads(task: MultiHopRecall) -> Transformer:
 
     With a chain of thought, two layers suffice.
     """
+    return _recall_circuit(task, 1 if task.chain_of_thought else task.hops, slice(None, None, 2))
+
+
+def _recall_circuit(task: AssociativeRecall | MultiHopRecall, hops: int, excluded: slice) -> Transformer:
+    """A previous-token head, then a layer for each hop, whose head never attends to the excluded positions."""
     vocab, context = len(task.vocabulary), task.context
-    layers = 1 if task.chain_of_thought else task.hops
-    token, position, before, *hops = _slots(vocab, context, vocab, *[vocab] * layers)
-    width = hops[-1].stop
-    config = ModelConfig(layers=1 + layers, heads=1, width=width, hidden=0, norm="none", positions="learned")
+    token, position, before, *reached = _slots(vocab, context, vocab, *[vocab] * hops)
+    width = reached[-1].stop
+    config = ModelConfig(layers=1 + hops, heads=1, width=width, hidden=0, norm="none", positions="learned")
     model = Transformer(config, vocab, context)
     with torch.no_grad():
-        _write_embeddings(model, token, position, hops[-1])
+        _write_embeddings(model, token, position, reached[-1])
         previous, *hopping = (block.attn for block in model.blocks)
-        sharp = SHARPNESS * math.sqrt(width)
+        sharp, token_ids = SHARPNESS * math.sqrt(width), range(vocab)
         _attend_to_previous(previous, position, sharp)
         _route(previous.value.weight, previous.output.weight, token, before)
-        token_ids = range(vocab)
-        for attn, current, reached in zip(hopping, [token, *hops], hops, strict=False):
+        for attn, current, out in zip(hopping, [token, *reached], reached, strict=False):
             attn.query.weight[token_ids, current] = sharp
             attn.key.weight[token_ids, before] = 1
-            attn.key.weight[:vocab, position[::2]] = -1
-            _route(attn.value.weight, attn.output.weight, token, reached)
+            attn.key.weight[:vocab, position[excluded]] = -1
+            _route(attn.value.weight, attn.output.weight, token, out)
     return model
 
 

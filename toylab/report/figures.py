@@ -89,12 +89,7 @@ def plot_curves(
         ax.annotate(f"{threshold:.3g}", (0, threshold), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
                     textcoords="offset points", color="0.4")  # fmt: skip
     ax.set_ylim(-0.03, 1.05)
-    ax.set_xlabel("optimiser steps")
-    ax.set_ylabel(ylabel)
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    if legend:
-        add_legend(ax, **LEGEND_BESIDE)
-    return despine(ax)
+    return _finished(ax, title, LEGEND_BESIDE if legend else None, xlabel="optimiser steps", ylabel=ylabel)
 
 
 def plot_panels(panels: Mapping[str, Mapping[str, Any]], *, ylabel: str, threshold: float | None = None) -> Figure:
@@ -135,10 +130,7 @@ def plot_by_seed(
     ax.set_ylim(len(groups) - 0.4, -0.75)
     points = [value for quantities in groups.values() for values in quantities.values() for value in values]
     ax.set_xlim(min([0, *points]) - 0.03, max([1, *points]) + 0.03)
-    ax.set_xlabel(xlabel)
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    add_legend(ax, **LEGEND_BESIDE)
-    return despine(ax)
+    return _finished(ax, title, LEGEND_BESIDE, xlabel=xlabel)
 
 
 def plot_growth(
@@ -161,10 +153,8 @@ def plot_growth(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set(xlabel=xlabel, ylabel="processor time in ms")
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    add_legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
-    return despine(ax)
+    below = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.2)}
+    return _finished(ax, title, below, xlabel=xlabel, ylabel="processor time in ms")
 
 
 def plot_saturation(
@@ -178,10 +168,8 @@ def plot_saturation(
     line = np.linspace(0, max([4.0, *(x for x, _ in points)]), 200)
     ax.plot(line, line / (line + 1), "--", color=CARRY, linewidth=1.2, label="x / (x + 1)")
     ax.set_ylim(-0.03, 1.03)
-    ax.set(xlabel="counted ones, in units of K", ylabel="attention on counted ones")
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    add_legend(ax, loc="lower right")
-    return despine(ax)
+    labels = {"xlabel": "counted ones, in units of K", "ylabel": "attention on counted ones"}
+    return _finished(ax, title, {"loc": "lower right"}, **labels)
 
 
 def plot_agreement(
@@ -194,9 +182,7 @@ def plot_agreement(
     for (name, pairs), (marker, colour) in zip(groups.items(), MARKS, strict=False):
         x, y = np.array(pairs).T
         ax.plot(x, y, marker, color=colour, alpha=0.6, **POINTS, label=name)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    add_legend(ax, **LEGEND_BESIDE)
-    return despine(ax)
+    return _finished(ax, legend=LEGEND_BESIDE, xlabel=xlabel, ylabel=ylabel)
 
 
 def plot_stacked_shares(
@@ -217,9 +203,7 @@ def plot_stacked_shares(
     ax.set_yticks(range(len(shares)), list(shares), **LITERAL_TEXT)
     ax.set_ylim(max(len(shares), 1) - 0.5, -0.5)
     ax.set_xlim(0, 1)
-    ax.set_xlabel(xlabel)
-    add_legend(ax, **LEGEND_BESIDE)
-    return despine(ax)
+    return _finished(ax, legend=LEGEND_BESIDE, xlabel=xlabel)
 
 
 def plot_planes(
@@ -243,11 +227,8 @@ def plot_planes(
     ax.axvline(sum(f * span >= 1 for f in frequencies) - 0.5, color=CARRY, linewidth=1.0, linestyle="--")
     ticks = range(0, len(frequencies), 3)
     ax.set_xticks(ticks, [f"{frequencies[i]:.2g}" for i in ticks])
-    ax.set_xlabel("rotary plane, by frequency in radians per token")
-    ax.set_ylabel(ylabel)
-    if len(profiles) <= 10:
-        add_legend(ax, **LEGEND_BESIDE)
-    return despine(ax)
+    legend = LEGEND_BESIDE if len(profiles) <= 10 else None
+    return _finished(ax, "", legend, xlabel="rotary plane, by frequency in radians per token", ylabel=ylabel)
 
 
 def plot_bands(
@@ -271,10 +252,8 @@ def plot_bands(
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.set_xticks(range(len(ticks)), ticks, **LITERAL_TEXT)
     ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    add_legend(ax, loc="best", frameon=True, framealpha=0.8, edgecolor="none")
-    return despine(ax)
+    legend = {"loc": "best", "frameon": True, "framealpha": 0.8, "edgecolor": "none"}
+    return _finished(ax, title, legend, xlabel=xlabel, ylabel=ylabel)
 
 
 def plot_dose_response(
@@ -296,10 +275,7 @@ def plot_dose_response(
         ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
     points = [share for _, shares in groups.values() for share in shares]
     ax.set_ylim(min([0, *points]) - 0.03, max([1, *points]) + 0.05)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    add_legend(ax)
-    return despine(ax)
+    return _finished(ax, title, {}, xlabel=xlabel, ylabel=ylabel)
 
 
 def plot_histograms(
@@ -316,11 +292,7 @@ def plot_histograms(
                 hatch=["///", "||", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel("prompts")
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    add_legend(ax)
-    return despine(ax)
+    return _finished(ax, title, {}, xlabel=xlabel, ylabel="prompts")
 
 
 _STRENGTHS = np.linspace(0, 0.75, 128)
@@ -362,8 +334,7 @@ def plot_heatmap(
     ax.set_xticks(range(len(columns)), columns, rotation=90, **LITERAL_TEXT)
     ax.set_yticks(range(len(values)), list(values), **LITERAL_TEXT)
     ax.tick_params(length=0)
-    ax.set_title(title, fontsize=TEXT_SIZE)
-    return despine(ax)
+    return _finished(ax, title)
 
 
 def plot_intervals(
@@ -390,9 +361,15 @@ def plot_intervals(
     if not numbers:
         ax.set_xticks(range(len(all_xs)), [str(x) for x in all_xs], **LITERAL_TEXT)
         ax.set_xlim(-0.6, len(all_xs) - 0.4)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return _finished(ax, title, LEGEND_BESIDE, xlabel=xlabel, ylabel=ylabel)
+
+
+def _finished(ax: Axes, title: str = "", legend: Mapping[str, Any] | None = None, **labels: str) -> Axes:
+    """The axes with title, labels and, if it has a style, a legend; without the top and right spines."""
+    ax.set(**labels)
     ax.set_title(title, fontsize=TEXT_SIZE)
-    add_legend(ax, **LEGEND_BESIDE)
+    if legend is not None:
+        add_legend(ax, **legend)
     return despine(ax)
 
 

@@ -255,10 +255,10 @@ class FirstPage:
     that is resumed after this point, or that ends with it, gets its page at the end alone.
     """
 
-    def __init__(self, study: Study, out: Path, own: type | None = None) -> None:
+    def __init__(self, study: Study, out: Path | str, own: type | None = None) -> None:
         jobs = study.jobs()
         paper = [claim for claim in study.claims() if claim.kind == "paper"]
-        self._out, self._own = out, own
+        self._out, self._own = Path(out), own
         self._missing = {job for job in jobs if not is_done(job, out)}
         self._needed = [{job for job in jobs if job.condition in claim.depends_on} for claim in paper]
         self._is_awaited = not self._can_judge()

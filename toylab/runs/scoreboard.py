@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from toylab.console import ToylabError, align_columns, markdown_table, progress_bar, supports_colour, unknown_name
-from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
+from toylab.files import UnwritableError, read_json, refuse_links, write_json, write_text
 from toylab.runs.board import board_page
 from toylab.runs.judge import judge_run, write_report
 from toylab.runs.store import read_settings
 from toylab.runs.study_verdicts import COLUMNS, StudyVerdicts
+from toylab.settings import convert_value
 from toylab.verdicts.judgement import (
     Verdict,
-    as_claims,
     claims_markdown,
     interval_in_words,
     measured_in_words,
@@ -109,7 +109,12 @@ def read_scoreboard(path: Path | str) -> list[StudyVerdicts]:
     Raises:
         ToylabError: naming the file, if it is not a scoreboard.
     """
-    return _parse_scoreboard(read_bytes(path), str(path))
+    try:
+        return convert_value(list[StudyVerdicts], read_json(path), "studies")
+    except ToylabError as error:
+        raise ToylabError(
+            f"{path}: is not a scoreboard of this version ({error}); rewrite it with `toylab report`"
+        ) from None
 
 
 def published_scoreboard(study: str | None = None) -> Any:
@@ -118,43 +123,13 @@ def published_scoreboard(study: str | None = None) -> Any:
     Raises:
         ToylabError: for an unknown study.
     """
-    all_verdicts = _parse_scoreboard(files("toylab.report").joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
+    all_verdicts = read_scoreboard(str(files("toylab.report").joinpath("scoreboard.json")))
     if study is None:
         return all_verdicts
-    if study not in [verdicts.study for verdicts in all_verdicts]:
-        raise unknown_name("study", study, [verdicts.study for verdicts in all_verdicts])
-    return next(verdicts for verdicts in all_verdicts if verdicts.study == study)
-
-
-def _parse_scoreboard(content: bytes, name: str) -> list[StudyVerdicts]:
-    try:
-        records = parse_json(content.decode())
-        if not isinstance(records, list):
-            raise TypeError("not a list")
-        studies = [
-            StudyVerdicts(
-                **{
-                    **record,
-                    "claims": as_claims(record["claims"]),
-                    "thresholds": {id: (low, high) for id, (low, high) in record.get("thresholds", {}).items()},
-                }
-            )
-            for record in records
-        ]
-        for study in studies:
-            texts = (study.study, study.title, study.source, study.command, study.folder, study.machine, study.date)
-            thresholds = [bound for both in study.thresholds.values() for bound in both if bound is not None]
-            numbers = (study.cpu_seconds, *study.costs.values(), *thresholds)
-            if not (
-                all(isinstance(text, str) for text in (*texts, *study.figures.values()))
-                and all(isinstance(number, int | float) for number in numbers)
-            ):
-                raise TypeError(f"{study.study!r} has a field of another type")
-        return studies
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ToylabError(
-            f"{name}: is not a scoreboard of this version ({error!r}); rewrite it with `toylab report`"
-        ) from None
+    by_study = {verdicts.study: verdicts for verdicts in all_verdicts}
+    if study not in by_study:
+        raise unknown_name("study", study, by_study)
+    return by_study[study]
 
 
 def scoreboard_summary(studies: Sequence[StudyVerdicts]) -> str:

@@ -39,6 +39,7 @@ from toylab.files import (
     write_text,
 )
 from toylab.model.checkpoint import load_model, save_model
+from toylab.runs.grid import flatten_settings
 from toylab.runs.study import Job, Study, settings_of, upgraded
 from toylab.settings import as_json, convert_value
 from toylab.training.loop import History, Training
@@ -325,16 +326,11 @@ def metric_curves(
     return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in histories.items()}
 
 
-def _differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def _differences(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
     """Dotted name and both values of each setting that differs."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        names = sorted({*before, *after})
-        return [
-            difference
-            for name in names
-            for difference in _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if before == after else [(key, before, after)]
+    first, second = flatten_settings(before), flatten_settings(after)
+    names = sorted({*first, *second})
+    return [(name, first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)]
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 from urllib.parse import quote
@@ -45,7 +45,7 @@ class StudyVerdicts:
     machine: str
     date: str
     cpu_seconds: float | int
-    claims: Sequence[Judgement]
+    claims: list[Judgement]
     costs: Mapping[str, float | int]
     figures: Mapping[str, str]
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class StudyVerdicts:
             machine=judged.machine,
             date=judged.date[:10],
             cpu_seconds=round(judged.cpu_seconds),
-            claims=judged.claims,
+            claims=list(judged.claims),
             costs={id: round(seconds) for id, seconds in judged.costs.items()},
             figures={
                 id: name

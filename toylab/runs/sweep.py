@@ -33,11 +33,6 @@ from toylab.runs.study import Study, check_jobs, check_study, judge_study, setti
 from toylab.runs.table import load_runs
 from toylab.verdicts.judgement import write_claims
 
-# Settings ------------------------------------------------------------------------------------------------------------
-
-
-# Sweeps --------------------------------------------------------------------------------------------------------------
-
 
 def sweep(
     points: Iterable[Study],
@@ -218,6 +213,3 @@ def _read_sweep(path: Path) -> dict[str, Any]:
         if not is_file_name(name):
             raise ToylabError(f"{path}: names a run {name!r}, which is not a valid folder name; give another sweep")
     return record
-
-
-# Tables --------------------------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch._C._functorch import is_batchedtensor, is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
+from toylab.model.device import device_of, to_device
 from toylab.tasks import IGNORE, Batch, IteratedMap, Task, stream
-
-SomeBatch = TypeVar("SomeBatch")
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ class ScoredBatch:
             ToylabError: if rows are packed and `forward` does not accept `segments`; if positions are not 0, 1, 2 ...
                 and `forward` does not accept `positions`; for logits whose shape is not (batch, position, vocab).
         """
-        arguments = _accepted_arguments(model)
-        if "segments" in arguments.missing and self.segments is not None:
+        accepted = _accepted_arguments(model)
+        if "segments" not in accepted and self.segments is not None:
             raise _missing_argument_error(
                 model, "segments", "each row holds several sequences; give one per row, with layout=pad"
             )
-        if "positions" in arguments.missing and not self._in_order():
+        if "positions" not in accepted and not self._in_order():
             raise _missing_argument_error(model, "positions", "those of the batch are not 0, 1, 2 ...; use layout=pad")
-        logits = model(self.tokens, **{name: getattr(self, name) for name in arguments.accepted})
-        scored = self.tokens if "queries" in arguments.missing else self.queries
+        logits = model(self.tokens, **{name: getattr(self, name) for name in accepted})
+        scored = self.queries if "queries" in accepted else self.tokens
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != scored.shape:
             actual = (
                 f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(logits).__name__}"
@@ -72,22 +71,6 @@ class ScoredBatch:
             return True
         consecutive = torch.arange(self.tokens.shape[1], device=self.positions.device)
         return bool((self.positions == consecutive).all())
-
-
-def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
-    """A copy of a batch (a dataclass of tensors) on another device."""
-    values = {
-        name: x.to(device) if isinstance(x, Tensor) else to_device(x, device) if is_dataclass(x) else x
-        for name, x in vars(batch).items()
-    }
-    assert is_dataclass(batch)
-    assert not isinstance(batch, type)
-    return replace(batch, **values)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the parameters of a model; the CPU if it has none."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def tokens_for(model: nn.Module, tokens: Integer[np.ndarray, "batch position"]) -> Int[Tensor, "batch position"]:
@@ -254,27 +237,18 @@ def refuse_unscored(targets: Int[Tensor, "batch query"]) -> None:
         raise ToylabError(f"targets: are all {IGNORE}, so nothing is scored; give a batch with targets")
 
 
-@dataclass(frozen=True)
-class _AcceptedArguments:
-    """The arguments of a batch that the `forward` of a model accepts, and those it does not."""
-
-    accepted: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
-def _accepted_arguments(model: nn.Module) -> _AcceptedArguments:
+def _accepted_arguments(model: nn.Module) -> tuple[str, ...]:
+    """The arguments of a batch that the `forward` of a model accepts."""
     model = getattr(model, "_orig_mod", model)  # the module inside a compiled one
     forward = inspect.unwrap(getattr(model, "forward", model))
     return _inspect_forward(getattr(forward, "__func__", forward))
 
 
 @lru_cache(maxsize=64)
-def _inspect_forward(forward: Callable[..., Any]) -> _AcceptedArguments:
+def _inspect_forward(forward: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(forward).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = ("segments", "positions", "queries")
-    accepted = tuple(name for name in names if takes_all or name in parameters)
-    return _AcceptedArguments(accepted, tuple(name for name in names if name not in accepted))
+    return tuple(name for name in ("segments", "positions", "queries") if takes_all or name in parameters)
 
 
 def _missing_argument_error(model: nn.Module, name: str, why: str) -> ToylabError:

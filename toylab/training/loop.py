@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError, progress_bar
 from toylab.files import read_tensors, refuse_unwritable, sha256_of, tensors_digest, write_tensors
-from toylab.model.device import on_chosen_device, placed_on
+from toylab.model.device import on_chosen_device, to_device
 from toylab.model.modes import evaluation_mode, training_mode
 from toylab.settings import as_json, check_range, check_settings
 from toylab.training.optimizer import (
@@ -171,7 +171,7 @@ def train(
     bar = progress_bar(total=config.steps, desc=progress, disable=progress is None, unit="step")
 
     def batch_of(step: int) -> Any:
-        return batch_at(step) if weights.is_cpu else placed_on(batch_at(step), weights.device)
+        return batch_at(step) if weights.is_cpu else to_device(batch_at(step), weights.device)
 
     with (
         bar,

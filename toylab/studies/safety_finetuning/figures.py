@@ -165,7 +165,6 @@ def _clusters(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
 
 
 def _shares(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.new_figure(7.2, 0.5 * len(conditions) + 1.6)
     example = _any_seed(next(iter(conditions.values())))
     groups = {
         method: {
@@ -174,7 +173,8 @@ def _shares(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         }
         for method, by_seed in conditions.items()
     }
-    ax = figures.plot_by_seed(groups, xlabel="energy share of the change in the left null space", ax=axes[0, 0])
+    ax = canvas.new_axes(7.2, 0.5 * len(conditions) + 1.6)
+    figures.plot_by_seed(groups, xlabel="energy share of the change in the left null space", ax=ax)
     chance, spread = example.last.up.chance, example.last.up.spread
     ax.axvspan(chance - 2 * spread, chance + 2 * spread, color="0.85", zorder=0)
     ax.annotate("chance, two deviations", (chance, -0.6), color="0.35", ha="center")
@@ -182,7 +182,7 @@ def _shares(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         "Where the change of the up-projection lies",
         f"One point per seed and layer ({seeds}); vertical lines are means. Grey band: chance, two standard "
         "deviations. The claim requires shares above both the band and the control, which learns no refusals.",
-        figure,
+        ax,
     )
 
 
@@ -233,7 +233,6 @@ def _sensitivity(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
 
 
 def _inputs(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.new_figure(7.2, 0.5 * 2 * len(conditions) + 1.6)
     groups = {
         f"{method}, {prompt_set}": {
             stage: [getattr(result.last.weak_inputs, prompt_set)[k] for result in by_seed.values()]
@@ -242,9 +241,8 @@ def _inputs(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         for method, by_seed in conditions.items()
         for prompt_set in ("safe", "unsafe")
     }
-    ax = figures.plot_by_seed(
-        groups, xlabel="energy share of the last MLP's inputs in directions of little gain", ax=axes[0, 0]
-    )
+    ax = canvas.new_axes(7.2, len(conditions) + 1.6)
+    figures.plot_by_seed(groups, xlabel="energy share of the last MLP's inputs in directions of little gain", ax=ax)
     random_share = _mean(next(iter(conditions.values())), "last.weak_inputs_random")
     ax.axvline(random_share, color="0.6", linewidth=0.8, linestyle=":")
     ax.annotate("a random direction", (random_share, -0.6), color="0.35", ha="left", xytext=(2, 0),
@@ -254,7 +252,7 @@ def _inputs(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         "Energy share of MLP inputs at EOT outside the right singular directions with 90 % of the energy of the "
         f"up-projection before fine-tuning, base with weight decay; {seeds}, vertical lines are means. Compare with "
         "the control and with a random direction.",
-        figure,
+        ax,
     )
 
 
