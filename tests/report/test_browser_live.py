@@ -28,6 +28,7 @@ def test_the_handwritten_head_answers_and_every_change_of_it_changes_the_answer(
         point(9, 6, "pointermove"); found.released = answer()[0];
         found.moved = location.hash;
         $("reset").click(); press("pattern", "ArrowUp"); press("pattern", "Enter"); found.entered = location.hash;
+        $("reset").click(); point(3, 9, "pointerdown"); found.future = [answer()[0], location.hash, text("cell")];
         set("input", "7 7"); found.unknown = text("error"); set("input", "1 2 1 2 1 2 1"); found.long = text("error");
         set("input", "2 2"); found.again = [text("error"), ...answer()];""",
         panel=panel, link="",
@@ -52,6 +53,8 @@ def test_the_handwritten_head_answers_and_every_change_of_it_changes_the_answer(
     assert found["dragged"][4].endswith("1.000, moved here by you")
     assert found["over"] == found["released"] == states(4, 1, 2, 2, 2)
     assert "moved=blocks.1.attn.0%3A7%3A4%2Cblocks.1.attn.0%3A9%3A5" in found["moved"]
+    assert found["future"][:2] == [states(4, 3, 2, 1, 2), found["undone"][1]]
+    assert found["future"][2].endswith("attends to position 9 (2): 0.000")
     assert "moved=blocks.1.attn.0%3A" in found["entered"]
     assert found["unknown"].startswith("7: is no token here")
     assert found["long"].startswith("7 tokens: give 1 to 6")

@@ -143,8 +143,8 @@ function toyLive(root, panel, state) {
 
   // Every attention: its name in links and on the page, its point, its heads, and the outputs of its layer.
   function attentions({ kind: built, config }) {
-    const blocks = ({ layers: depth, heads, hidden }, name, side, site) => Array.from({ length: depth }, (_, n) => ({
-      name: `${name}${n}`, title: `${side}layer ${n}`, point: `${site}blocks.${n}.attn`, heads,
+    const blocks = ({ layers: depth, heads, hidden, causal }, name, side, site) => Array.from({ length: depth }, (_, n) => ({
+      name: `${name}${n}`, title: `${side}layer ${n}`, point: `${site}blocks.${n}.attn`, heads, causal,
       outputs: [`${site}blocks.${n}.attn_out`, ...(hidden === 0 ? [] : [`${site}blocks.${n}.mlp_out`])],
     }));
     if (built === "Transformer") return blocks(config, "", "", "");
@@ -152,10 +152,10 @@ function toyLive(root, panel, state) {
     const decoder = { name: "decoder", title: "decoder", point: "decoder.cross", heads: config.heads, outputs };
     return [decoder, ...blocks(config.encoder, "encoder.", "encoder, ", "encoder.")];
   }
-  const layers = attentions(panel.models[0].model), known = {};
-  for (const { name, title, point, heads } of layers) {
+  const layers = attentions(panel.models[0].model), known = {}, causal = {};
+  for (const { name, title, point, heads, causal: isCausal } of layers) {
     for (let h = 0; h < heads; h++) {
-      known[`${name}.${h}`] = [point, h];
+      [known[`${name}.${h}`], causal[`${name}.${h}`]] = [[point, h], isCausal];
       at("head").append(new Option(`${title}, head ${h}`, `${name}.${h}`));
     }
   }
@@ -166,6 +166,7 @@ function toyLive(root, panel, state) {
     at("cell").textContent = `position ${query} (${rows[query]}) attends to position ${key} (${columns[key]}): ${share.toFixed(3)}`
       + (moved[site(at("head").value)]?.[query] === undefined ? "" : ", moved here by you");
   }, (query, key) => {
+    if (causal[at("head").value] && key > query) return;
     (moved[site(at("head").value)] ??= {})[query] = key;
     changed();
   });
