@@ -259,7 +259,10 @@ def test_the_first_page_says_how_far_the_run_is(tmp_path, capsys):
     study = Bare(seeds=(0, 1))
     execute_all([Run(study, study_name(Bare), tmp_path)], "bare", 1, False, on_done=FirstPage(study, tmp_path, Bare))
     assert capsys.readouterr().err.splitlines() == [f"First page, after 2 of 4 jobs: {tmp_path / 'report.html'}"]
-    assert "2 of 4 jobs finished" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = tmp_path / "report.html"
+    assert "Unfinished: 2 of 4 jobs.</h1>" in page.read_text(encoding="utf-8")
+    judge_and_report(tmp_path, Bare)
+    assert "Unfinished" not in page.read_text(encoding="utf-8")
 
 
 def test_before_any_job_is_done_no_claim_is_run(tmp_path):

@@ -72,6 +72,12 @@ class JudgedRun:
     fault: Exception | None = None
 
     @property
+    def heading(self) -> str:
+        """The title, which says of an unfinished run how far it is."""
+        done, of = self.jobs
+        return self.title if done == of else f"{self.title} Unfinished: {done} of {of} jobs."
+
+    @property
     def cost(self) -> str:
         """Total cost, machine, revision and date, in words."""
         done, of = self.jobs
@@ -201,7 +207,7 @@ def write_report(judged: JudgedRun, out: Path | str) -> Path:
     write_text(
         report,
         render_page(
-            title=judged.title,
+            title=judged.heading,
             introduction=judged.about,
             claims=judged.claims,
             pictures=judged.pictures,
