@@ -89,7 +89,7 @@ def test_a_training_killed_at_any_moment_and_started_again_ends_with_the_same_bi
 
 @pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_at_once_and_the_same_command_ends_it(tmp_path):
-    command = sweep_command(tmp_path / "out", ["seed=0..5"], ["one-layer"])
+    command = sweep_command(tmp_path / "out", ["seed=0..19"], ["one-layer"])
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.rglob("done")) and process.poll() is None:
             time.sleep(0.05)
@@ -100,9 +100,9 @@ def test_ctrl_c_stops_a_sweep_at_once_and_the_same_command_ends_it(tmp_path):
         assert time.monotonic() - began < 5
     assert "finished jobs are kept" in message
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done")}
-    assert 1 <= len(finished) < 6
+    assert 1 <= len(finished) < 20
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    assert len(list(tmp_path.rglob("done"))) == 6
+    assert len(list(tmp_path.rglob("done"))) == 20
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
