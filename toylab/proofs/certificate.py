@@ -38,7 +38,7 @@ def header_of(model: nn.Module, task: Task, property: Any, counts: Mapping[int, 
         "model": {
             "class": type(model).__name__,
             "digest": tensors_digest(stored_tensors(model)),
-            "config": asdict(config) if is_dataclass(config) else None,
+            "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else None,
         },
         "task": {
             "class": type(task).__name__,

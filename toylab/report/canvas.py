@@ -169,14 +169,18 @@ def set_narrow(figure: Figure) -> bool:
         if not ax.axison:
             ax.remove()
     figure.set_size_inches(NARROW_WIDTH, sum(heights) + sum(legends))
-    beside = [ax for ax, legend in zip(panels, legends, strict=True) if legend]
-    for ax in beside:
-        ax.get_legend().set_in_layout(False)
-    figure.draw_without_rendering()
-    for ax in beside:  # below the labels of the axis, as high as they turned out
-        below = ScaledTranslation(-0.6, (ax.xaxis.get_tightbbox().y0 - ax.bbox.y0) / figure.dpi, figure.dpi_scale_trans)
-        ax.get_legend().set_bbox_to_anchor((0, 0), transform=ax.transAxes + below)
-        ax.get_legend().set_in_layout(True)
+    beside = [
+        (ax, legend) for ax, height in zip(panels, legends, strict=True) if height and (legend := ax.get_legend())
+    ]
+    for _, legend in beside:
+        legend.set_in_layout(False)
+    if beside:
+        figure.draw_without_rendering()
+    for ax, legend in beside:  # below the labels of the axis, as high as they turned out
+        labels = ax.xaxis.get_tightbbox() or ax.bbox
+        below = ScaledTranslation(-0.6, (labels.y0 - ax.bbox.y0) / figure.dpi, figure.dpi_scale_trans)
+        legend.set_bbox_to_anchor((0, 0), transform=ax.transAxes + below)
+        legend.set_in_layout(True)
     return True
 
 
