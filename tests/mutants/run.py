@@ -30,7 +30,7 @@ import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("toylab", "tasks", "probes", "tests", "notebooks")
+PARTS = ("toylab", "tasks", "probes", "tests", "notebooks", "docs", "tools")
 WORKERS = 2
 SECONDS = 180
 """Of a fault: tests that take longer wait for ever."""
@@ -91,7 +91,8 @@ def start(mutant: Mutant, folder: Path, flags: list[str]) -> int:
         os.dup2(nowhere, 2)
         for part in PARTS:
             shutil.copytree(ROOT / part, folder / part, copy_function=os.link)
-        shutil.copy(ROOT / "pyproject.toml", folder)
+        for file in (ROOT / "pyproject.toml", ROOT / "Makefile", *ROOT.glob("*.md")):
+            shutil.copy(file, folder)
         path = folder / mutant.file
         source = path.read_text()
         path.unlink()  # which leaves the other link, the file of the project
