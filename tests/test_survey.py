@@ -20,6 +20,7 @@ from toylab.survey import (
     UNTIL_SOLVED,
     Recipe,
     copy_accuracy,
+    strongest_head,
     survey,
     train_on_task,
     train_with_history,
@@ -210,3 +211,11 @@ def test_a_module_without_heads_is_refused_with_the_names_that_it_lacks():
     batch = AssociativeRecall().sample(stream(5), 5)
     with pytest.raises(ToylabError, match=r"^Embedding: has no hook points .* blocks\.N\.attn\.pattern.*attn\.z$"):
         survey(torch.nn.Embedding(40, 40), batch)
+
+
+def test_the_strongest_head_may_stand_beside_heads_without_attention_on_the_link(monkeypatch):
+    masses = {0: torch.tensor([0.1, 0.9]), 1: torch.tensor([0.6, 0.6])}
+    monkeypatch.setattr("toylab.survey.attention_patterns", lambda model, batch: list(masses))
+    monkeypatch.setattr("toylab.survey.link_mass", lambda layer, links: masses[layer])
+    batch = AssociativeRecall().sample(stream(0), 4)
+    assert strongest_head(torch.nn.Identity(), batch, "induction") == (0, 1)
