@@ -98,7 +98,11 @@ def test_no_room_is_left_for_a_quantity_that_a_row_lacks():
 
 
 def test_the_numbers_of_a_heat_map_and_of_its_scale_have_one_precision():
-    for largest, expected in ((0.7, {".70", "-.20", "-.70", "0"}), (262.4, {"262", "-75", "-262", "0"})):
+    for largest, expected in (
+        (0.7, {".70", "-.20", "-.70", "0"}),
+        (9.96, {"10.0", "-2.8", "-10.0", "0"}),
+        (262.4, {"262", "-75", "-262", "0"}),
+    ):
         ax = figures.plot_heatmap({"a": [largest, -2 * largest / 7, largest / 9]}, list("xyz"), xlabel="z")
         ax.figure.draw_without_rendering()
         ticks = {label.get_text() for label in ax.images[0].colorbar.ax.get_yticklabels()}

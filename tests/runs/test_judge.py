@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -249,9 +248,9 @@ def test_the_first_page_is_written_once_when_a_condition_is_whole_and_the_run_is
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(judge, "is_done", lambda job, out: job in jobs[:before])
         patched.setattr(judge, "judge_unfinished", lambda *_: pages.append(position))
-        first = FirstPage(Bare(seeds=(0, 1, 2)), Path("out"))
+        first = FirstPage(Bare(seeds=(0, 1, 2)), "out")
         for position in range(before, 6):
-            first(Path("out"), jobs[position])
+            first(jobs[position])
     assert pages == ([due] if before <= due < 5 else [])
 
 

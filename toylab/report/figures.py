@@ -6,6 +6,7 @@ style and lightness as well as in colour, so that figures remain legible in grey
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
@@ -318,7 +319,7 @@ def plot_heatmap(
     lowest = -largest if table.min(initial=0) < 0 else 0.0
 
     def text(number: float | int, _: object = None) -> str:
-        return f"{number:.{max(1 - floor(log10(largest)), 0)}f}".replace("0.", ".") if number else "0"
+        return re.sub(r"\b0\.", ".", f"{number:.{max(1 - floor(log10(largest)), 0)}f}") if number else "0"
 
     if table.size:
         shades = ax.imshow(table, cmap=_SIGNED, vmin=-largest, vmax=largest, aspect="auto")

@@ -155,7 +155,8 @@ function toyLive(root, panel, state) {
   const layers = attentions(panel.models[0].model), known = {}, causal = {};
   for (const { name, title, point, heads, causal: isCausal } of layers) {
     for (let h = 0; h < heads; h++) {
-      [known[`${name}.${h}`], causal[`${name}.${h}`]] = [[point, h], isCausal];
+      known[`${name}.${h}`] = [point, h];
+      causal[`${name}.${h}`] = isCausal;
       at("head").append(new Option(`${title}, head ${h}`, `${name}.${h}`));
     }
   }

@@ -110,12 +110,12 @@ def execute_all(
     workers: int,
     progress: bool = True,
     executor: Executor | None = None,
-    on_done: Callable[[Path, Job], None] | None = None,
+    on_done: Callable[[Job], None] | None = None,
 ) -> list[dict[Job, Any]]:
     """`execute` for several runs whose jobs share the workers, so that no worker idles while any job is left.
 
     Args:
-        on_done: called with the folder of a run and a job of it after the job has succeeded; other jobs go on.
+        on_done: called with a job after it has succeeded; other jobs go on.
     """
     check_workers(workers)
     for run in runs:
@@ -143,7 +143,7 @@ def execute_jobs(
     progress: bool = True,
     executor: Executor | None = None,
     jobs: Sequence[str] | None = None,
-    on_done: Callable[[Path, Job], None] | None = None,
+    on_done: Callable[[Job], None] | None = None,
 ) -> Failures:
     """Execute the unfinished jobs of several runs, whose folders must be claimed and locked by the caller.
 
@@ -189,7 +189,7 @@ class JobFailure:
 class Failures(dict[QueuedJob, JobFailure]):
     """The failed jobs among those requested."""
 
-    def __init__(self, requested: int, bar: Any, on_done: Callable[[Path, Job], None] | None = None) -> None:
+    def __init__(self, requested: int, bar: Any, on_done: Callable[[Job], None] | None = None) -> None:
         super().__init__()
         self.asked, self._bar, self._on_done = requested, bar, on_done
 
@@ -200,7 +200,7 @@ class Failures(dict[QueuedJob, JobFailure]):
             self._bar.set_postfix(failed=len(self), refresh=False)
         self._bar.update()
         if failure is None and self._on_done is not None:
-            self._on_done(*task.key)
+            self._on_done(task.job)
 
     def lines(self, of: Callable[[QueuedJob], str] = str) -> list[str]:
         """One line per failure."""

@@ -257,8 +257,8 @@ def judge_unfinished(out: Path | str, judging: Callable[..., Any], *arguments: A
 class FirstPage:
     """Writes the page of an unfinished run once, when a claim of its paper has all conditions in every seed.
 
-    It is called with the folder of a run and a job that is done (`on_done` of `toylab.runs.jobs.execute_all`). A run
-    that is resumed after this point, or that ends with it, gets its page at the end alone.
+    It is called with each job of the run that is done (`on_done` of `toylab.runs.jobs.execute_all`). A run that is
+    resumed after this point, or that ends with it, gets its page at the end alone.
     """
 
     def __init__(self, study: Study, out: Path | str, own: type | None = None) -> None:
@@ -272,7 +272,7 @@ class FirstPage:
     def _can_judge(self) -> bool:
         return any(needed and needed.isdisjoint(self._missing) for needed in self._needed)
 
-    def __call__(self, out: Path, job: Job) -> None:
+    def __call__(self, job: Job) -> None:
         self._missing.discard(job)
         if self._is_awaited and self._missing and self._can_judge():
             self._is_awaited = False
