@@ -28,7 +28,7 @@ def _sample_strings(rng: np.random.Generator, sizes: Sizes, regions: Sizes, p: f
     last = np.take_along_axis(np.sort(priority, axis=1), 2 * regions[:, None] - 1, axis=1)
     bracket = priority <= last
     bits = is_token & (rng.random(is_token.shape) < p)
-    return np.where(bracket, np.where(bracket.cumsum(axis=1) % 2, OPEN, CLOSE), bits)
+    return np.where(bracket, np.where(np.logical_xor.accumulate(bracket, axis=1), OPEN, CLOSE), bits)
 
 
 def _links(region: BitStrings, ones: Marks, bracket: Marks, start: int, prompt: Sizes, answer: str) -> DeferredLinks:

@@ -229,18 +229,18 @@ class ContextualCounting:
         positions = np.arange(longest)
         inside = positions < sizes[:, None]
         bracket = inside & (strings >= OPEN)
-        ordinal = bracket.cumsum(axis=1)
-        odd = ordinal % 2 == 1
+        opened = np.logical_xor.accumulate(bracket, axis=1)  # from "[" to before "]"
         legal = ((strings >= ZERO) & (strings <= CLOSE)) | ~inside
-        matched = ~bracket | (odd == (strings == OPEN))
+        matched = ~bracket | (opened == (strings == OPEN))
         invalid = ~(legal & matched).all(axis=1)
         if longest:
-            invalid |= odd[:, -1]
+            invalid |= opened[:, -1]
         if invalid.any():
             raise ToylabError(f"row {int(invalid.argmax())}: regions must be opened and closed one after the other")
-        region = np.where(odd | bracket, (ordinal + 1) // 2, 0) * inside
+        ordinal = (opened & bracket).cumsum(axis=1)
+        region = ordinal * (opened | bracket)
         ones = inside & (strings == ONE)
-        number = ordinal[:, -1] // 2 if longest else np.zeros(rows, dtype=np.int64)
+        number = ordinal[:, -1] if longest else np.zeros(rows, dtype=np.int64)
         most = max(self.most, int(number.max(initial=0)))
         row = np.arange(rows)
         count = np.bincount((row[:, None] * (most + 1) + region)[ones], minlength=rows * (most + 1))
@@ -249,7 +249,7 @@ class ContextualCounting:
 
         start = int(self.begin)
         prompt = start + sizes
-        written, written_sizes = self._answers(strings, region, ones, sizes)
+        written, written_sizes = self._answers(strings, region, ones, counts, number)
         tokens = np.full((rows, start + longest + 1 + written.shape[1] + 1), END)
         if self.begin:
             tokens[:, 0] = BEGIN
@@ -356,13 +356,15 @@ class ContextualCounting:
             raise ToylabError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
         return END + 1 + count
 
-    def _answers(self, strings, region, ones, sizes) -> tuple[BitStrings, Sizes]:
+    def _answers(self, strings, region, ones, counts, number) -> tuple[BitStrings, Sizes]:
         """The answers after "=", without EoS, and their lengths.
 
-        Each token of a region yields 0, 1 or 2 answer tokens: its copy (unless `answer` is "counts"), then a count
-        (after closing brackets, with "running" also after bits).
+        Unless `answer` is "counts", each token of a region yields its copy, then a count after closing brackets, with
+        "running" also after bits.
         """
-        copied = (region > 0) & (self.answer != "counts")
+        if self.answer == "counts":
+            return self._count_token(counts[:, : number.max(initial=0)]), number
+        copied = region > 0
         counted = strings == CLOSE
         if self.answer == "running":
             counted = counted | (strings <= ONE)

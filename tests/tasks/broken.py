@@ -100,8 +100,8 @@ class AnswersOfTheOtherRegion(ContextualCounting):
 
 
 class EmptyRegionsCountedAsOne(ContextualCounting):
-    def _answers(self, strings, region, ones, sizes):
-        written, lengths = super()._answers(strings, region, ones, sizes)
+    def _answers(self, *row):
+        written, lengths = super()._answers(*row)
         return np.where(written == self._count_token(0), self._count_token(1), written), lengths
 
 
