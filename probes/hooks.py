@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
 import torch
@@ -54,7 +55,7 @@ class Tap:
     @property
     def is_whole_output(self) -> bool:
         """Whether the activation is the output of the module as it is."""
-        return self == Tap(self.module)
+        return (self.part, self.columns, self.heads, self.read_only) == ("output", None, None, "")
 
     def extract(self, x: Tensor) -> Tensor:
         """The activation of the point: the slice `columns`, split into heads."""
@@ -215,8 +216,11 @@ def match_points(model: nn.Module, pattern: str) -> list[str]:
         return [pattern]
     if pattern and not taps:
         with suppress(AttributeError):  # no such module: a pattern or a typo
-            model.get_submodule(pattern)
-            return [pattern]
+            module = model
+            for step in pattern.split("."):
+                module = _child(module, step)
+            if isinstance(module, nn.Module):
+                return [pattern]
     names = points(model) or tuple(name for name, _ in model.named_modules() if name)
     matches = [name for name in names if fnmatchcase(name, pattern)]
     if not matches:
@@ -231,7 +235,10 @@ def match_points(model: nn.Module, pattern: str) -> list[str]:
 
 def tap_at(model: nn.Module, name: str) -> Tap:
     """The location of a point: the model's tap of that name, or the submodule itself."""
-    return _taps(model).get(name) or Tap(name)
+    return _taps(model).get(name) or _output_of(name)
+
+
+_output_of = lru_cache(maxsize=4096)(Tap)  # checking its settings costs more than registering its hook
 
 
 HookFunction = Callable[[Tensor], Tensor | None]
@@ -245,10 +252,11 @@ def hooks_at(model: nn.Module, functions: Mapping[str, HookFunction], inputs: bo
     Raises:
         ToylabError: for a compiled model, whose graph bypasses hooks.
     """
-    handles = []
+    handles, taps = [], _taps(model)
     try:
         for name, function in functions.items():
-            tap = Tap(tap_at(model, name).module, "input") if inputs else tap_at(model, name)
+            tap = taps.get(name) or _output_of(name)
+            tap = Tap(tap.module, "input") if inputs else tap
             module = _uncompiled_module(model, tap.module)
             if tap.part == "input":
                 handles.append(module.register_forward_pre_hook(_Hook(_input_hook(name, tap, function))))
@@ -302,13 +310,18 @@ def _uncompiled_module(model: nn.Module, path: str) -> nn.Module:
     """The module at a path. Raises `ToylabError` if it or one of its parents is compiled."""
     module = model
     for step in ("", *path.split(".")):
-        module = getattr(module, step) if step else module
+        module = _child(module, step) if step else module
         if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
             raise ToylabError(
                 f"model={type(module).__name__}: is compiled, and its graph bypasses hooks; watch or edit the "
                 "uncompiled model"
             )
     return module
+
+
+def _child(module: nn.Module, name: str) -> Any:
+    """The submodule, without the search for a parameter of that name that `getattr` begins with; or an attribute."""
+    return module._modules[name] if name in module._modules else getattr(module, name)
 
 
 def _output_hook(name: str, tap: Tap, function: HookFunction) -> Callable:
