@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     soak = item.config.getoption("--hypothesis-profile", None) == "soak"
-    type_checks.begin(every=soak or item.get_closest_marker("slow") is not None)
+    type_checks.begin(item.nodeid, every=soak or item.get_closest_marker("slow") is not None)
 
 
 # `make test` draws the same examples each time: a law stands or falls with the code alone. `make soak` draws others.
@@ -87,6 +88,15 @@ quick_run = quick("iteration-head")
 quick_counting = quick("contextual-counting")
 quick_safety = quick("safety-finetuning")
 quick_steering = quick("steering-vectors")
+
+
+@pytest.fixture
+def undrawn(short_run, tmp_path, monkeypatch) -> Path:
+    """A copy of the short run of the iteration head, whose figures are not drawn anew: half of the time of its page."""
+    from toylab.studies.iteration_head.study import IterationHeadStudy
+
+    monkeypatch.setattr(IterationHeadStudy, "pictures", lambda *_: [])
+    return Path(shutil.copytree(short_run, tmp_path / "undrawn"))
 
 
 def once(out: Path, make) -> Path:

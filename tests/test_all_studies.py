@@ -210,10 +210,7 @@ def test_the_page_of_the_iteration_head_shows_its_training_and_asks_nothing_of_a
             np.testing.assert_allclose(weights.sum(axis=-1) / film["levels"], 1, atol=0.5 * size / 255)
 
 
-def test_a_run_without_a_film_has_a_page_without_a_viewer(short_run, tmp_path):
-    out = tmp_path / "older"
-    shutil.copytree(short_run, out)
-    folder = out / "seed-0" / "main"
-    (folder / "film.safetensors").unlink()
-    judge_and_report(out)
-    assert "viewer" not in (out / "report.html").read_text(encoding="utf-8").split("</style>")[1]
+def test_a_run_without_a_film_has_a_page_without_a_viewer(undrawn):
+    (undrawn / "seed-0" / "main" / "film.safetensors").unlink()
+    judge_and_report(undrawn)
+    assert "viewer" not in (undrawn / "report.html").read_text(encoding="utf-8").split("</style>")[1]

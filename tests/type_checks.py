@@ -1,4 +1,4 @@
-"""Run-time type checks of some calls: the first one of each function in each test, then every twentieth.
+"""Run-time type checks of some calls: in a quarter of the tests, the first one of each function and every twentieth.
 
 Checks of all calls take a third of the time of all tests. Slow tests and `make soak` have them at every call.
 """
@@ -10,19 +10,20 @@ from collections.abc import Callable
 from functools import cache, partial, wraps
 from types import CodeType, FunctionType
 from typing import Any
+from zlib import crc32
 
 import jaxtyping
 
-EVERY = 20
+EVERY, TESTS = 20, 4
 calls: Counter[CodeType] = Counter()
 """In this test, by function, while only some are checked."""
-every_call = False
+every_call = some_calls = False
 
 
-def begin(every: bool) -> None:
-    """A test begins, in which every call is checked or some are."""
-    global every_call
-    every_call = every
+def begin(test: str, every: bool) -> None:
+    """A test begins, in which every call is checked, or some are, or none."""
+    global every_call, some_calls
+    every_call, some_calls = every, crc32(test.encode()) % TESTS == 0
     calls.clear()
 
 
@@ -48,15 +49,18 @@ def _some_calls(decorate: Callable, fn: Any = None, **how: Any) -> Any:
     return fn
 
 
+def _is_due(code: CodeType) -> bool:
+    calls[code] += 1
+    return calls[code] % EVERY == 1
+
+
 def _called(plain: FunctionType, checked: Callable[[], Callable]) -> FunctionType:
     code = plain.__code__
 
     @wraps(plain)
     def called(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        so_far = calls[code]
-        calls[code] = so_far + 1
-        if every_call or so_far % EVERY == 0:
+        if every_call or (some_calls and _is_due(code)):
             return checked()(*args, **kwargs)
         return plain(*args, **kwargs)
 

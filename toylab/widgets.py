@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder
+from toylab.model.modes import evaluation_mode
 from toylab.model.transformer import Transformer
 from toylab.probes import points, watch
 from toylab.report.live import LivePanel, panel_record
@@ -29,7 +30,6 @@ from toylab.report.viewer import patterns_record
 from toylab.survey import strongest_head
 from toylab.tasks import Batch, Task, decode, held_out
 from toylab.training.batches import device_of
-from toylab.training.modes import evaluation_mode
 
 EXAMPLES = 4
 """Held-out inputs that a live model offers."""

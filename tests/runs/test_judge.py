@@ -5,7 +5,6 @@ import json
 import operator
 import os
 import re
-import shutil
 from dataclasses import asdict, dataclass, replace
 
 import pytest
@@ -218,19 +217,17 @@ def test_judging_and_drawing_again_gives_the_same_bytes(short_run):
     assert held() == before
 
 
-def test_the_summary_is_the_table_of_the_claims_and_where_to_look(short_run):
-    summary = judge_and_report(short_run)
-    assert summary.startswith(claims_table(read_claims(short_run / "claims.json"), costs=judge_run(short_run).costs))
-    assert summary.endswith(f"Report: {(short_run / 'report.html').resolve()}")
+def test_the_summary_is_the_table_of_the_claims_and_where_to_look(undrawn):
+    summary = judge_and_report(undrawn)
+    assert summary.startswith(claims_table(read_claims(undrawn / "claims.json"), costs=judge_run(undrawn).costs))
+    assert summary.endswith(f"Report: {(undrawn / 'report.html').resolve()}")
 
 
-def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run, tmp_path):
-    out = tmp_path / "part"
-    shutil.copytree(short_run, out)
-    whole = {one.id: one for one in read_claims(out / "claims.json")}
-    (out / "seed-0" / "one-layer" / "done").unlink()
-    summary = judge_and_report(out)
-    part = {one.id: one for one in read_claims(out / "claims.json")}
+def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(undrawn):
+    whole = {one.id: one for one in read_claims(undrawn / "claims.json")}
+    (undrawn / "seed-0" / "one-layer" / "done").unlink()
+    summary = judge_and_report(undrawn)
+    part = {one.id: one for one in read_claims(undrawn / "claims.json")}
     assert part["depth"].measured is None
     assert part["accuracy"] == whole["accuracy"]
     jobs = len(replace(IterationHeadStudy.quick(), parts=("pairs",)).jobs())

@@ -288,8 +288,8 @@ def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_late
     assert [path.name for path in scoreboard._runs_to_judge(tmp_path)] == ["many-later", "other"]
 
 
-def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, capsys):
-    shutil.copytree(request.getfixturevalue("short_run"), tmp_path / "ours")
+def test_a_run_that_cannot_be_judged_is_named_and_left_out(undrawn, tmp_path, capsys):
+    shutil.move(undrawn, tmp_path / "ours")
     shutil.copytree(tmp_path / "ours", tmp_path / "origin")
     pretend(tmp_path, "theirs", "not_at_hand:Study", [0], "2026-01-01T00:00:00+00:00")
     assert [one.folder for one in scoreboard.build_scoreboard(tmp_path)] == ["ours"]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.generate import generate
+from toylab.model.modes import evaluation_mode
 from toylab.probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
 from toylab.settings import check_range
 from toylab.tasks import IGNORE, Batch, IteratedMap, Split, held_out
 from toylab.training.batches import likeliest, refuse_unscored, tokens_for
-from toylab.training.modes import evaluation_mode
 
 Edits = Callable[[Batch], Mapping[str, Edit]]
 """From a batch of one length to the edits of its evaluation."""

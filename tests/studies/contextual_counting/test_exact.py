@@ -14,6 +14,7 @@ from tests.examples import fewer
 from tests.studies.contextual_counting.planted import Counter, classes, laid_out, table
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
+from toylab.probes import edit
 from toylab.proofs.exact import on_all_inputs
 from toylab.studies.contextual_counting import exact
 from toylab.studies.contextual_counting.data import counting_model
@@ -163,6 +164,15 @@ def test_own_ones_have_more_attention_than_all_others():
             leads.append(abs(own / every - 0.5))
         assert found.margins[row] == pytest.approx(min(leads))
     assert {-1, 0, 1} == {*found.decisions.flatten().tolist()}
+
+
+def test_without_attention_on_ones_no_region_has_more_and_the_margin_is_zero():
+    with edit(PLANTED.model, {"decoder.cross.pattern": torch.zeros_like}):
+        _, found = outcome(OwnOnes(task=TASK))
+    assert {*found.decisions.flatten().tolist()} == {-1, 0}
+    asked = (found.decisions == 0).any(axis=1)
+    assert asked.any()
+    assert (found.margins == np.where(asked, 0, np.inf)).all()
 
 
 @fewer(0.2)

@@ -20,6 +20,7 @@ from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model.layers import make_linear, torch_stream
+from toylab.model.modes import evaluation_mode
 from toylab.model.token_counts import TokenCounts, count_tokens
 from toylab.probes import Edit, edit
 from toylab.tasks import IGNORE, NO_POSITION, Batch, ContextualCounting, held_out
@@ -32,7 +33,6 @@ from toylab.training.batches import (
     training_batches,
 )
 from toylab.training.loop import TrainConfig, Training, train
-from toylab.training.modes import evaluation_mode
 
 
 @dataclass(frozen=True)

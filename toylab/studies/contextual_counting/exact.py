@@ -126,7 +126,7 @@ class OwnOnes:
             model(strings.tokens)
         pattern, counted = cache["decoder.cross.pattern"].mean(dim=1), _ones(strings, counted=True)
         own, other = ((pattern * ones).sum(dim=-1) for ones in (counted, _ones(strings, counted=False)))
-        asked, lead = counted.any(dim=-1), own / (own + other) - 0.5
+        asked, lead = counted.any(dim=-1), (own / (own + other)).nan_to_num(0.5) - 0.5  # 0/0: a tie
         decided = torch.where(asked, (lead > 0).long(), UNDECIDED)
         margins = lead.abs().masked_fill(~asked, torch.inf).amin(dim=1)
         return Outcome(decided.cpu().numpy(), (decided != 0).cpu().numpy(), margins.cpu().double().numpy())

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from toylab.console import ToylabError
 from toylab.model.controls import with_shuffled_weights
 from toylab.model.encoder_decoder import EncoderDecoder
+from toylab.model.modes import evaluation_mode
 from toylab.probes import (
     ClassReadout,
     Edit,
@@ -61,7 +62,6 @@ from toylab.studies.contextual_counting.results import (
 from toylab.tasks import IGNORE, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab.training.batches import likeliest
-from toylab.training.modes import evaluation_mode
 
 
 def key_classes(strings: StringBatch) -> dict[str, Bool[Tensor, "batch label key"]]:

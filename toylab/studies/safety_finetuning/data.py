@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
 from toylab.model.layers import torch_stream
+from toylab.model.modes import evaluation_mode
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit
 from toylab.tasks import Batch, Kind, TaskConcept, stream
 from toylab.training.batches import BLOCK_STEPS, tokens_for, training_batches
 from toylab.training.losses import PreferencePairs
-from toylab.training.modes import evaluation_mode
 
 MODEL = ModelConfig(heads=4, width=64, positions="learned", embedding_std=0.125, position_std=0.125)
 """Two layers of width 64: the model of the safety study."""

@@ -18,6 +18,7 @@ from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
 from toylab.model.layers import torch_stream
+from toylab.model.modes import evaluation_mode
 from toylab.model.steering import Steered
 from toylab.model.transformer import Transformer
 from toylab.runs.store import round_floats
@@ -26,7 +27,6 @@ from toylab.tasks import Batch, Reasoning, Split, Styles, held_out, stream
 from toylab.training.batches import ScoredBatch, device_of, pad, prompt_tokens, training_batches
 from toylab.training.loop import TrainConfig
 from toylab.training.losses import Rollouts, entropy, kl_divergence, up_to_end
-from toylab.training.modes import evaluation_mode
 
 MODEL = ModelConfig(
     layers=4, heads=4, width=64, positions="learned", unembedding="orthogonal", embedding_std=0.125, position_std=0.125

@@ -37,7 +37,7 @@ from toylab.studies.steering_vectors.data import (
     reasoning_prompts,
     weight_distance,
 )
-from toylab.studies.steering_vectors.lens_history import LENS_FILE, LensHistory
+from toylab.studies.steering_vectors.lens_history import lens_history
 from toylab.studies.steering_vectors.results import (
     AdaptiveResult,
     Baseline,
@@ -119,7 +119,7 @@ def train_vector(
         pre_flight(base, prompts, study.task.token("THINK"), study.task.token("DIRECT")).check(study.least_shift)
     reward = random_rewards(base, study.task, first_half(study, prompts), seed) if random_reward else None
     steered = Steered(base, {layer: Vector(base.config.width)})
-    record = LensHistory(folder / LENS_FILE).add if layer == study.last and not random_reward else None
+    record = lens_history(folder).add if layer == study.last and not random_reward else None
     steered = _reinforce(study, steered, base, seed, folder, reward=reward, file="vector.safetensors", record=record)
     vector = measures.vector_of(steered)
     random = measures.random_vector(vector, layer, seed)
