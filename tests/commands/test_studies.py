@@ -52,7 +52,9 @@ def test_a_run_leaves_a_whole_folder(tiny_run):
         assert {"done", "result.json"} | trained <= set(os.listdir(tiny_run / job))
         assert not (tiny_run / job / "checkpoint.safetensors").exists()
     assert {"settings.json", "claims.json", "report.html", "figures"} <= set(os.listdir(tiny_run))
-    assert {path.name for path in tiny_run.rglob(".*")} == {".lock"}
+    hidden = {path.name for path in tiny_run.rglob(".*")}
+    assert {".lock", ".training-seconds"} <= hidden
+    assert all(re.fullmatch(r"\.lock|\.training-seconds[-a-z]*", name) for name in hidden)
 
 
 def test_the_same_command_again_repeats_nothing_and_says_the_same(call, undrawn):

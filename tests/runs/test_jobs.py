@@ -89,6 +89,37 @@ def test_what_a_job_draws_depends_on_its_name_and_seed_alone_and_no_other_draws_
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained(Counted):
+    """A study whose trainings took a thousand CPU-seconds, of which this process spent next to none."""
+
+    seeds: tuple[int, ...] = (0,)
+    names: tuple[str, ...] = ("one",)
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        def train(checkpoint: Path) -> tuple[Number, Training]:
+            return Number(0.5), Training(cpu_seconds=1000.0)
+
+        for name in ("", "-other"):
+            train_and_keep(folder, train, name, file=f"number{name}", save=lambda path, model: path.touch(),
+                           load=lambda path: Number(0.5))  # fmt: skip
+        return super().run_job(job, folder)
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["resumed", "loaded after a failure"])
+def test_a_job_costs_what_earlier_processes_spent_on_its_trainings_too(notes, out, failed):
+    if failed:
+        (notes / "fail-one-0").touch()
+        with pytest.raises(JobsFailedError):
+            start(Trained(), notes, out)
+        (notes / "fail-one-0").unlink()
+    start(Trained(), notes, out)
+    cost = read_cost(Job("one", 0).folder(out)).cpu_seconds
+    assert 2000 <= cost < 2010
+    start(Trained(names=("one", "two")), notes, out / "more")
+    assert read_cost(Job("two", 0).folder(out / "more")).cpu_seconds < 2010  # not those of another job
+
+
 def test_the_studies_of_the_house_and_of_these_tests_follow_the_protocol():
     assert isinstance(IterationHeadStudy(), Study)
     assert isinstance(Counted(), Study)

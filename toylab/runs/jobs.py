@@ -21,7 +21,15 @@ from toylab.files import file_errors, folder_lock, refuse_links, sha256_of, writ
 from toylab.model.device import use_device
 from toylab.runs.lock import LOCK_FILE, lock_checksum, refuse_changed, write_lock
 from toylab.runs.processes import ProcessPool, peak_megabytes, single_thread
-from toylab.runs.store import Cost, claim_folder, is_done, read_results, refuse_another_run, write_result
+from toylab.runs.store import (
+    Cost,
+    claim_folder,
+    earlier_seconds,
+    is_done,
+    read_results,
+    refuse_another_run,
+    write_result,
+)
 from toylab.runs.study import Job, Study, check_jobs, check_study, with_dependencies
 from toylab.settings import check_range, torch_seed
 
@@ -264,12 +272,13 @@ def _run_and_store(study: Study, job: Job, folder: Path, out: Path) -> None:
         refuse_links(out, *(path for path in folder.iterdir() if path.is_symlink() and not path.is_dir()))
         for name in ("done", "error.txt"):
             (folder / name).unlink(missing_ok=True)
+    earlier_seconds.set(earlier := [])
     wall_start, cpu_start = time.perf_counter(), time.process_time()
     with torch.random.fork_rng(devices=[]):  # dropout: a job has the same bits in every worker
         torch.manual_seed(torch_seed(job.seed, job.name))
         result = study.run_job(job, folder)
     cost = Cost(
-        cpu_seconds=round(time.process_time() - cpu_start, 2),
+        cpu_seconds=round(time.process_time() - cpu_start + sum(earlier), 2),
         wall_seconds=round(time.perf_counter() - wall_start, 2),
         peak_megabytes=peak_megabytes(),
         lock=lock_checksum(out),

@@ -15,7 +15,9 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -49,8 +51,9 @@ from toylab.verdicts.decision import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Cost of a job: CPU-seconds, wall-clock seconds, peak memory of its process in MB; with the checksum of the
-    claims lock that existed before the job started."""
+    """Cost of a job: CPU-seconds, with those of trainings that earlier processes began or ended; wall-clock seconds and
+    peak memory in MB of the process that measured; with the checksum of the claims lock that existed before the job
+    started."""
 
     cpu_seconds: float | int
     wall_seconds: float | int
@@ -264,6 +267,15 @@ def stored_plan(about: Mapping[str, Any]) -> Plan:
     return Plan(tuple(about["settings"]["seeds"]), about["fixed"])
 
 
+earlier_seconds: ContextVar[list[float | int] | None] = ContextVar("earlier_seconds", default=None)
+"""CPU-seconds that earlier processes spent on the trainings of the job that runs, whose cost includes them."""
+
+
+def _note_earlier(seconds: float | int) -> None:
+    if (noted := earlier_seconds.get()) is not None:
+        noted.append(seconds)
+
+
 def train_and_keep(
     folder: Path | str,
     train: Callable[[Path], tuple[Any, Training]],
@@ -285,11 +297,17 @@ def train_and_keep(
         ToylabError: naming the file, if one of them is damaged.
     """
     folder = Path(folder)
-    metrics = folder / f"metrics{name}.jsonl"
+    metrics, seconds = folder / f"metrics{name}.jsonl", folder / f".training-seconds{name}"
     if file is not None and (folder / file).exists():
+        if seconds.exists():
+            _note_earlier(convert_value(float | int, read_json(seconds), str(seconds)))
         return load(folder / file), read_metrics(metrics)
+    start = time.process_time()
     with torch.random.fork_rng(devices=[]):  # what follows draws the same numbers if the model is loaded instead
         trained, training = train(folder / f"checkpoint{name}.safetensors")
+    here = time.process_time() - start
+    _note_earlier(max(training.cpu_seconds - here, 0.0))
+    write_json(seconds, max(training.cpu_seconds, here))
     write_metrics(metrics, training)
     if file is not None:
         save(folder / file, trained)
