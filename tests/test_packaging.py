@@ -104,6 +104,7 @@ def members(wheel: Path) -> set[str]:
         return {name for name in file.namelist() if ".dist-info/" not in name}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_every_file_beside_them(wheel):
     held = {
         f"{name}/{path.relative_to(folder).as_posix()}"
@@ -115,6 +116,7 @@ def test_the_wheel_holds_every_module_and_every_file_beside_them(wheel):
     assert members(wheel) == held
 
 
+@pytest.mark.slow
 def test_the_wheel_says_that_it_is_annotated(wheel):
     assert {f"{part}/py.typed" for part in ("toylab", "toylab/tasks", "toylab/probes")} <= members(wheel)
 
@@ -126,6 +128,7 @@ def test_a_type_checker_knows_every_name_that_is_loaded_when_first_used():
     assert known == {name: f"toylab.{home}.{name}" for name, home in toylab._HOMES.items()}
 
 
+@pytest.mark.slow
 def test_the_wheel_names_its_command_its_licence_and_no_package_but_one(wheel):
     with zipfile.ZipFile(wheel) as file:
         about = {name.split("/", 1)[1]: name for name in file.namelist() if ".dist-info/" in name}
@@ -134,6 +137,7 @@ def test_the_wheel_names_its_command_its_licence_and_no_package_but_one(wheel):
         assert file.read(about["top_level.txt"]).decode().split() == ["toylab"]
 
 
+@pytest.mark.slow
 def test_a_checkout_works_without_being_installed_and_mixes_with_no_other(checkout, tmp_path):
     # Another checkout is installed here: an editable install would give its tasks to this one.
     elsewhere = tmp_path / "elsewhere"
@@ -141,6 +145,7 @@ def test_a_checkout_works_without_being_installed_and_mixes_with_no_other(checko
     one_home(checkout, checkout, elsewhere)
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_works_from_any_folder(installed, tmp_path):
     one_home(installed, installed, tmp_path)
 

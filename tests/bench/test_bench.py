@@ -38,6 +38,7 @@ def test_the_training_of_every_study_is_timed_on_its_own_batches(name):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 def test_the_models_that_are_compared_have_matrices_of_the_same_size():
     held = peer_models(peer_config(16), 10, "cpu")
     sizes = {name: sum(p.numel() for p in m.parameters() if p.ndim > 1) for name, m in held.items()}

@@ -229,6 +229,7 @@ def test_every_detector_has_plants_and_look_alikes_and_says_what_it_asks():
 # The command ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_a_page_and_json(capsys):
     fast = ["first-token-substitution", "null-space-lift"]
     assert cli.run(["calibrate", *fast, "--each", "2", "--workers", "1", "--json"]) == 0

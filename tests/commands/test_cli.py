@@ -134,7 +134,7 @@ PRINTING = [
     ("claims", "RUN"),
     ("claims", "RUN", "--markdown"),
     ("claims", "RUN", "--json"),
-    ("report", "RUN"),
+    pytest.param(("report", "RUN"), marks=pytest.mark.slow),
     ("show", "größe"),
     ("show", "polynomial", "--p", "9"),
 ]

@@ -22,6 +22,7 @@ def test_claims_prints_the_table_or_the_file(call, tiny_run):
     assert call("claims", tiny_run, "--markdown").out.strip("\n") == claims_markdown(held)
 
 
+@pytest.mark.slow
 def test_report_makes_the_page_anew_from_what_was_measured(call, copied):
     before, page = hashes(copied), (copied / "report.html").read_bytes()
     for path in (copied / "report.html", copied / "claims.json", *(copied / "figures").iterdir()):

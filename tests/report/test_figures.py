@@ -161,6 +161,7 @@ def test_other_content_is_other_bytes():
     assert canvas.to_svg(one.figure) != canvas.to_svg(other.figure)
 
 
+@pytest.mark.slow
 def test_importing_figures_opens_no_window_and_loads_no_pyplot():
     code = "import sys, toylab.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

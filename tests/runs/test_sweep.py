@@ -169,6 +169,7 @@ def test_a_failure_is_recorded_the_rest_goes_on_and_the_same_call_runs_it_again(
     assert not list(out.rglob("error.txt"))
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_is_lost_is_run_again_and_those_beside_it_too(small, out):
     tell(small, "die-once-other-0-plain-6")
     points = grid(small, {"kind": ["plain", "round"], "size.width": [6]})

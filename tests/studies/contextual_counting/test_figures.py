@@ -21,6 +21,7 @@ from toylab.training.loop import Training
 from toylab.verdicts.claim import Conditions
 
 
+@pytest.mark.slow
 def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_left_out(tmp_path):
     example = CountingExample(
         tokens=["[", "1", "]"],

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from tests.studies.made_up import judged
 from tests.studies.steering_vectors.test_claims import STUDY, WORLD
 from toylab.runs.store import write_metrics
@@ -71,6 +73,7 @@ def test_every_result_is_the_same_when_read_back():
         assert convert_value(type(found[2]), held, name) == found[2]
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_and_those_without_results_are_left_out(tmp_path):
     for name in ("full-converged", "joint-converged", STUDY.vectors[0], STUDY.vectors[-1]):
         for seed in WORLD[name]:
