@@ -131,17 +131,18 @@ def pack(batch: Batch, width: int | None = None) -> ScoredBatch:
             row_ends.append(0)
         starts.append(row * width + row_ends[row])
         row_ends[row] += size
-    shape = (len(row_ends), width)
-    tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    segments, targets = np.full(shape, -1), np.full(shape, IGNORE)
+    shape, places = (len(row_ends), width), len(row_ends) * width
+    tokens, positions = np.zeros(places, dtype=np.int64), np.zeros(places, dtype=np.int64)
+    segments, targets = np.full(places, -1), np.full(places, IGNORE)
     # Vectorised over all tokens: segment, position in the segment, source and destination index.
     segment = np.repeat(np.arange(len(order)), sizes[order])
     position = np.arange(len(segment)) - np.repeat(sizes[order].cumsum() - sizes[order], sizes[order])
     source, destination = (order[segment], position), np.array(starts, dtype=np.int64)[segment] + position
-    tokens.flat[destination] = batch.tokens[source]
-    targets.flat[destination] = batch.targets[source]
-    positions.flat[destination] = position
-    segments.flat[destination] = segment
+    tokens[destination] = batch.tokens[source]
+    targets[destination] = batch.targets[source]
+    positions[destination] = position
+    segments[destination] = segment
+    tokens, positions, segments, targets = (x.reshape(shape) for x in (tokens, positions, segments, targets))
     return _as_scored_batch(tokens, positions, segments, targets)
 
 
