@@ -143,10 +143,10 @@ def plot_growth(
     ax: Axes | None = None,
 ) -> Axes:
     """Processor time against size on logarithmic axes; the legend shows the fitted exponents."""
-    ax = ax or new_axes(4.2, 3.0)
+    ax = ax or new_axes(5.2, 3.8)
     looks = zip(("o", "s", "^", "D"), LINE_STYLES, ("#1b4f8f", "#c8553d", "#7a9a2e", "0.3"), strict=True)
     for (name, (sizes, seconds)), (marker, style, colour) in zip(lines.items(), looks, strict=False):
-        label = f"{name}: power {exponents[name]:.2f}"
+        label = f"{name}:\npower {exponents[name]:.2f}"
         ax.plot(sizes, [1e3 * s for s in seconds], style, marker=marker, color=colour, **POINTS, label=label)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
