@@ -395,7 +395,5 @@ def test_a_name_of_anything_leaves_a_picture_whole():
 
 
 def test_powers_of_a_logarithmic_axis_stay_powers():
-    ax = figures.plot_growth(
-        {"work": ([8, 16, 32], [0.001, 0.01, 0.1])}, xlabel="size", exponents={"work": 1.0}, title="t"
-    )
+    ax = figures.plot_growth({"work": ([8, 16, 32], [0.001, 0.01, 0.1])}, xlabel="size", exponents={"work": 1.0})
     assert "mathdefault" not in re.sub(r"<!--.*?-->", "", canvas.to_svg(ax.figure), flags=re.DOTALL)
