@@ -254,6 +254,7 @@ def test_names_of_settings_are_drawn_as_they_are(function):
     whole = {HOSTILE, f"{HOSTILE}:" * (function == "plot_growth")}
     shown = [text for text in drawn if text in whole]
     assert len(shown) == TIMES[function], drawn
+    assert ("power 2.00" in drawn) == (function == "plot_growth")
 
 
 def test_every_awkward_name_is_drawn_as_it_is_on_ticks_and_in_legends():

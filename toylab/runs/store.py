@@ -1,7 +1,8 @@
 """A run as a folder: settings, and per job the metrics, model and result.
 
     FOLDER/settings.json        settings, with versions, revision and date
-    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json; written last, `done`: checksums
+    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json; written last, `done`: checksums;
+                                .training-seconds: CPU time of its training, which counts if the job is begun again
     FOLDER/claims.json          the verdicts
     FOLDER/figures/, report.html
 
